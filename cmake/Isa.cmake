@@ -1,0 +1,11 @@
+# Compiles a file for one instruction set: minference_isa(avx512bf16 cpu/avx512bf16.cc). Names are those of base/isa.h.
+# Only code that dispatch reaches after asking the CPU may live in such a file (tools/check_isa_symbols.py proves it).
+set(MINFERENCE_FLAGS_avx2 -mavx2 -mfma -mf16c)
+set(MINFERENCE_FLAGS_avx512 ${MINFERENCE_FLAGS_avx2} -mavx512f -mavx512bw -mavx512dq -mavx512vl
+                            -mprefer-vector-width=512)
+set(MINFERENCE_FLAGS_avx512bf16 ${MINFERENCE_FLAGS_avx512} -mavx512bf16)
+set(MINFERENCE_FLAGS_amx ${MINFERENCE_FLAGS_avx512bf16} -mamx-tile -mamx-bf16)
+
+function(minference_isa isa file)
+  set_source_files_properties(${file} PROPERTIES COMPILE_OPTIONS "${MINFERENCE_FLAGS_${isa}}")
+endfunction()

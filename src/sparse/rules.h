@@ -1,0 +1,33 @@
+#pragma once
+
+#include <cstdint>
+
+#include "base/host_device.h"
+
+// The rules that CPU and CUDA code share: which pairs a row block computes. docs/algorithm.md, "The index contract".
+namespace minference::sparse {
+
+inline constexpr std::int64_t kRowBlock = 64;  // query rows a row block
+inline constexpr std::int64_t kKeyTile = 64;   // keys a tile
+
+// Position of the call's query row i, in keys: bottom-right aligned.
+MINFERENCE_HD constexpr std::int64_t position_of_row(std::int64_t q_len, std::int64_t kv_len, std::int64_t row) {
+  return kv_len - q_len + row;
+}
+
+// Whether a query at position q may attend to key k, apart from tiles and columns.
+//   local < 0: no window. Otherwise |q - k| < local, or k < sink (A-shape; exact for every pair).
+struct PairRule {
+  bool causal = true;
+  std::int64_t local = -1;
+  std::int64_t sink = 0;
+
+  MINFERENCE_HD constexpr bool allows(std::int64_t q, std::int64_t k) const {
+    if (causal && k > q) return false;
+    if (local < 0 || k < sink) return true;
+    const std::int64_t distance = q > k ? q - k : k - q;
+    return distance < local;
+  }
+};
+
+}  // namespace minference::sparse

@@ -9,16 +9,16 @@
 
 namespace minference::kernels {
 
-// One sequence, all heads: for query head h and row r at position p = kv_len - q_len + r, over the keys k that
-// index->heads[h] lists for (r, k):
+// One sequence, all heads: for query head h and row r at position p = kv_len - q_len + r, over the keys k
+// that index->heads[h] lists for (r, k):
 //
-//   out[h, r] = sum_k exp(s_k - lse) value[h / group, k]        s_k = softmax_scale * <query[h, r], key[h / group, k]>
-//   lse[h, r] = log sum_k exp(s_k)
+//   out[h, r] = sum_k exp(s_k - lse) value[h / group, k]        s_k = softmax_scale * <query[h, r], key[h /
+//   group, k]> lse[h, r] = log sum_k exp(s_k)
 //
-// with group = query.heads / key.heads. A row that lists no key gives out = 0 and lse = -inf. Every row of out (and of
-// lse when wanted) is written; nothing else is. Inputs share one dtype; out has it too; scores, softmax and sums are f32
-// (the scale is applied to f32 scores, never folded into a rounded query; f16 is never rounded to bf16).
-// out aliases no input. Same inputs, same bits, whatever the number of workers.
+// with group = query.heads / key.heads. A row that lists no key gives out = 0 and lse = -inf. Every row of
+// out (and of lse when wanted) is written; nothing else is. Inputs share one dtype; out has it too; scores,
+// softmax and sums are f32 (the scale is applied to f32 scores, never folded into a rounded query; f16 is
+// never rounded to bf16). out aliases no input. Same inputs, same bits, whatever the number of workers.
 struct AttentionCall {
   base::InputHeads query;  // [num_query_heads, q_len, head_dim]
   base::InputHeads key;    // [num_kv_heads, kv_len, head_dim]
@@ -29,8 +29,8 @@ struct AttentionCall {
   const sparse::SparseIndex* index = nullptr;
 };
 
-// One row of the table. Cost constants are in units of one full 64 x 64 tile of the same kernel and are what the dense
-// fallback compares (docs/algorithm.md, "Never slower than dense").
+// One row of the table. Cost constants are in units of one full 64 x 64 tile of the same kernel and are what
+// the dense fallback compares (docs/algorithm.md, "Never slower than dense").
 struct AttentionKernel {
   const char* name;
   base::Isa required;

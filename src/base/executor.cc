@@ -15,13 +15,13 @@ namespace {
 
 class HostExecutor final : public Executor {
  public:
-  HostExecutor(int num_workers, HostParallelFor parallel_for, void* state)
-      : num_workers_(num_workers), parallel_for_(parallel_for), state_(state) {}
+  HostExecutor(int num_workers, HostParallelFor host_loop, void* state)
+      : num_workers_(num_workers), host_loop_(host_loop), state_(state) {}
 
   int num_workers() const noexcept override { return num_workers_; }
 
   void run(Task task) override {
-    parallel_for_(
+    host_loop_(
         state_, num_workers_,
         [](void* argument, std::int64_t i) {
           const auto& shared = *static_cast<const Task*>(argument);
@@ -32,7 +32,7 @@ class HostExecutor final : public Executor {
 
  private:
   int num_workers_;
-  HostParallelFor parallel_for_;
+  HostParallelFor host_loop_;
   void* state_;
 };
 

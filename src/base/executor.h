@@ -2,7 +2,9 @@
 
 #include <atomic>
 #include <cstdint>
+#include <exception>
 #include <memory>
+#include <mutex>
 #include <vector>
 
 namespace minference::base {
@@ -38,6 +40,24 @@ class Executor {
            }
          },
          &loop});
+  }
+
+  // The same for a body that may throw: remaining indices are skipped and the first exception is rethrown here.
+  template <class Body>
+  void parallel_for_throwing(std::int64_t count, Body&& body) {
+    std::atomic<bool> failed{false};
+    std::mutex mutex;
+    std::exception_ptr first;
+    parallel_for(count, [&](std::int64_t index, int worker) noexcept {
+      if (failed.load(std::memory_order_relaxed)) return;
+      try {
+        body(index, worker);
+      } catch (...) {
+        std::lock_guard lock(mutex);
+        if (!failed.exchange(true)) first = std::current_exception();
+      }
+    });
+    if (first) std::rethrow_exception(first);
   }
 };
 

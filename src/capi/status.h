@@ -1,0 +1,50 @@
+#pragma once
+
+#include <new>
+#include <string>
+
+#include "base/error.h"
+#include "minference/minference.h"
+
+namespace minference::capi {
+
+// Keeps the calling thread's last message; never throws.
+void remember_error(const char* message) noexcept;
+
+// Runs the body of an API function; turns exceptions into a status and this thread's message.
+template <class Body>
+minference_status guarded(Body&& body) noexcept {
+  try {
+    body();
+    return MINFERENCE_OK;
+  } catch (const base::Error& error) {
+    remember_error(error.what());
+    return static_cast<minference_status>(error.code());
+  } catch (const std::bad_alloc&) {
+    remember_error("memory is exhausted");
+    return MINFERENCE_OUT_OF_MEMORY;
+  } catch (const std::exception& error) {
+    remember_error(error.what());
+    return MINFERENCE_INTERNAL;
+  } catch (...) {
+    remember_error("unknown exception");
+    return MINFERENCE_INTERNAL;
+  }
+}
+
+template <class T>
+T& not_null(T* pointer, const char* name) {
+  if (!pointer) base::refuse(name, "must not be NULL", "NULL");
+  return *pointer;
+}
+
+// Every struct of this version has one size; a larger one comes from a newer header that may ask for more.
+template <class Struct>
+const Struct& checked_struct(const Struct* pointer, const std::string& name) {
+  const Struct& value = not_null(pointer, name.c_str());
+  base::require(value.struct_size == sizeof(Struct), name + ".struct_size",
+                "must be " + std::to_string(sizeof(Struct)), value.struct_size);
+  return value;
+}
+
+}  // namespace minference::capi

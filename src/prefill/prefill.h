@@ -1,0 +1,45 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "base/executor.h"
+#include "base/isa.h"
+#include "base/tensor.h"
+#include "sparse/head_pattern.h"
+#include "sparse/sparse_index.h"
+
+namespace minference::prefill {
+
+// Values are those of minference_fallback in the C ABI.
+enum class Fallback : std::int32_t { automatic = 0, off = 1 };
+
+// What to compute for one layer of one sequence. Positions are bottom-right aligned (sparse::position_of_row).
+struct LayerPlan {
+  base::InputHeads query;  // [num_query_heads, q_len, head_dim]
+  base::InputHeads key;    // [num_kv_heads, kv_len, head_dim]
+  float softmax_scale = 1.0f;
+  bool causal = true;
+  std::span<const sparse::HeadPattern> heads;  // [num_query_heads]
+  Fallback fallback = Fallback::automatic;
+};
+
+// Filled where given; seconds are added to, so that calls over several sequences sum up.
+struct Statistics {
+  double seconds_estimate = 0, seconds_select = 0, seconds_index = 0, seconds_attend = 0;
+  std::int64_t pairs = 0, all_pairs = 0;
+  std::span<double> head_density;         // [num_query_heads] or empty
+  std::span<std::int32_t> head_fallback;  // [num_query_heads] or empty
+};
+
+// The host gate: whether a call is too short for estimation to pay, from shapes alone.
+bool runs_densely(std::int64_t q_len, std::int64_t kv_len);
+
+// estimate -> select -> index for every head.
+sparse::SparseIndex build_index(const LayerPlan& plan, base::Isa isa, base::Executor& executor, Statistics& statistics);
+
+// build_index, then attention over it. `value` is like key, `out` like query; every row of out (and lse) is written.
+void prefill_layer(const LayerPlan& plan, const base::InputHeads& value, const base::OutputHeads& out,
+                   const base::RowsView& lse, base::Isa isa, base::Executor& executor, Statistics& statistics);
+
+}  // namespace minference::prefill

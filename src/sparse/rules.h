@@ -4,15 +4,22 @@
 
 #include "base/host_device.h"
 
-// The rules that CPU and CUDA code share: which pairs a row block computes. docs/algorithm.md, "The index contract".
+// The rules that CPU and CUDA code share: which pairs a row block computes. docs/algorithm.md, "The index
+// contract".
 namespace minference::sparse {
 
 inline constexpr std::int64_t kRowBlock = 64;  // query rows a row block
 inline constexpr std::int64_t kKeyTile = 64;   // keys a tile
 
 // Position of the call's query row i, in keys: bottom-right aligned.
-MINFERENCE_HD constexpr std::int64_t position_of_row(std::int64_t q_len, std::int64_t kv_len, std::int64_t row) {
+MINFERENCE_HD constexpr std::int64_t position_of_row(std::int64_t q_len, std::int64_t kv_len,
+                                                     std::int64_t row) {
   return kv_len - q_len + row;
+}
+
+// Rows of the call at or after this one compute every pair.
+MINFERENCE_HD constexpr std::int64_t first_dense_row(std::int64_t q_len, std::int64_t last_dense_rows) {
+  return q_len > last_dense_rows ? q_len - last_dense_rows : 0;
 }
 
 // Whether a query at position q may attend to key k, apart from tiles and columns.
@@ -27,6 +34,15 @@ struct PairRule {
     if (local < 0 || k < sink) return true;
     const std::int64_t distance = q > k ? q - k : k - q;
     return distance < local;
+  }
+
+  // Whether every pair of queries q_first .. q_last and keys k_first .. k_last is allowed. No range is empty.
+  MINFERENCE_HD constexpr bool allows_all(std::int64_t q_first, std::int64_t q_last, std::int64_t k_first,
+                                          std::int64_t k_last) const {
+    if (causal && k_last > q_first) return false;
+    if (local < 0 || k_last < sink) return true;
+    const std::int64_t k_windowed = k_first < sink ? sink : k_first;
+    return q_last - k_windowed < local && k_last - q_first < local;
   }
 };
 

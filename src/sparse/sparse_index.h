@@ -18,18 +18,18 @@ enum class IndexForm : std::int32_t {
 
 struct HeadIndex {
   IndexForm form = IndexForm::all;
-  std::vector<std::int32_t> tiles;         // relative: starts relative to P, descending, disjoint
-  std::vector<std::int32_t> columns;       // relative: key positions, ascending, unique
-  std::int64_t sink = 0, local = 0;        // window
-  std::vector<std::int64_t> row_offsets;   // blocks: [num row blocks + 1]
-  std::vector<std::int32_t> key_blocks;    // blocks: 64-key blocks of the cache, ascending within a row block
-  std::int64_t last_dense_rows = 0;        // rows at or after q_len - last_dense_rows compute every pair
+  std::vector<std::int32_t> tiles;        // relative: starts relative to P, descending, disjoint
+  std::vector<std::int32_t> columns;      // relative: key positions, ascending, unique
+  std::int64_t sink = 0, local = 0;       // window
+  std::vector<std::int64_t> row_offsets;  // blocks: [num row blocks + 1]
+  std::vector<std::int32_t> key_blocks;   // blocks: 64-key blocks of the cache, ascending within a row block
+  std::int64_t last_dense_rows = 0;       // rows at or after q_len - last_dense_rows compute every pair
 
   std::int64_t memory_bytes() const;
 };
 
-// The index of one sequence: one entry a query head. Every listed pair is also clipped to 0 <= k < kv_len and, when
-// causal, to k <= q.
+// The index of one sequence: one entry a query head. Every listed pair is also clipped to 0 <= k < kv_len
+// and, when causal, to k <= q.
 struct SparseIndex {
   std::int64_t q_len = 0;
   std::int64_t kv_len = 0;
@@ -37,8 +37,8 @@ struct SparseIndex {
   std::vector<HeadIndex> heads;
 };
 
-// Rows of one row block that share their key list: [begin, end) within the call. A row block is cut in two where the
-// dense rows begin.
+// Rows of one row block that share their key list: [begin, end) within the call. A row block is cut in two
+// where the dense rows begin.
 struct RowSlice {
   std::int64_t block = 0;
   std::int64_t begin = 0, end = 0;
@@ -48,16 +48,17 @@ struct RowSlice {
 std::vector<RowSlice> row_slices(std::int64_t q_len, std::int64_t last_dense_rows);
 
 // Up to 64 consecutive keys [begin, begin + count), clipped to the cache.
-// masked: some pair of the slice and this tile breaks the rule; kernels then ask RowSliceKeys::rule pair by pair.
+// masked: some pair of the slice and this tile breaks the rule; kernels then ask RowSliceKeys::rule pair by
+// pair.
 struct KeyTile {
   std::int64_t begin = 0;
   std::int32_t count = 0;
   bool masked = false;
 };
 
-// What one row slice of one head computes: the one visitor over every form of index, filled once a slice and walked by
-// every kernel. Tiles come in descending key order (so the diagonal is first) and are disjoint; columns are ascending
-// and lie in no tile. Each pair is computed at most once.
+// What one row slice of one head computes: the one visitor over every form of index, filled once a slice and
+// walked by every kernel. Tiles come in descending key order (so the diagonal is first) and are disjoint;
+// columns are ascending and lie in no tile. Each pair is computed at most once.
 struct RowSliceKeys {
   PairRule rule;
   std::vector<KeyTile> tiles;
@@ -65,7 +66,8 @@ struct RowSliceKeys {
   bool columns_masked = false;  // some column breaks the rule for some row of the slice
 };
 
-// Overwrites `out`, keeping its capacity. Allocates at most what reserve_keys() reserves, so kernels call it noexcept.
+// Overwrites `out`, keeping its capacity. Allocates at most what reserve_keys() reserves, so kernels call it
+// noexcept.
 void keys_of_slice(const SparseIndex& index, std::int64_t head, const RowSlice& slice, RowSliceKeys& out);
 
 // Reserves what any slice of any head of `index` can need.
@@ -76,11 +78,12 @@ void reserve_keys(const SparseIndex& index, RowSliceKeys& out);
 std::int64_t count_pairs(const SparseIndex& index, std::int64_t head);
 std::int64_t count_all_pairs(std::int64_t q_len, std::int64_t kv_len, bool causal);
 
-// What a kernel executes for one head, for cost models: tiles are whole 64 x 64 tiles (clipped ones count as whole).
+// What a kernel executes for one head, for cost models: tiles are whole 64 x 64 tiles (clipped ones count as
+// whole).
 struct HeadWork {
   std::int64_t row_slices = 0;
-  std::int64_t tiles = 0;         // summed over row slices
-  std::int64_t columns = 0;       // summed over row slices
+  std::int64_t tiles = 0;    // summed over row slices
+  std::int64_t columns = 0;  // summed over row slices
 };
 HeadWork work_of(const SparseIndex& index, std::int64_t head);
 

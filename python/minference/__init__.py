@@ -1,0 +1,61 @@
+"""MInference in C++: dynamic sparse attention for long-context prefill.
+
+Importing this package needs neither torch nor transformers nor a GPU; they are looked for when something needs them.
+"""
+
+from __future__ import annotations
+
+import importlib
+
+from . import patterns
+from ._calls import Statistics
+from ._context import get_num_threads, instruction_set, set_num_threads
+from .functions import (
+    block_sparse_attention,
+    dense_attention,
+    estimate,
+    prefill_attention,
+    select,
+    streaming_forward,
+    vertical_slash_sparse_attention,
+)
+from .patterns import HeadPatterns, get_support_models
+
+__version__ = "0.1.0"
+
+# What needs torch and transformers, by module.
+_LAZY = {
+    "MInference": "patch",
+    "MInferenceConfig": "config",
+    "minference_patch": "patch",
+    "record": "report",
+    "restore": "patch",
+}
+
+__all__ = [
+    "HeadPatterns",
+    "MInference",
+    "MInferenceConfig",
+    "Statistics",
+    "block_sparse_attention",
+    "dense_attention",
+    "estimate",
+    "get_num_threads",
+    "get_support_models",
+    "instruction_set",
+    "minference_patch",
+    "patterns",
+    "prefill_attention",
+    "record",
+    "restore",
+    "select",
+    "set_num_threads",
+    "streaming_forward",
+    "vertical_slash_sparse_attention",
+]
+
+
+def __getattr__(name):
+    if name in _LAZY:
+        return getattr(importlib.import_module("." + _LAZY[name], __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,126 @@
+"""NumPy arrays and torch CPU tensors as the C ABI's tensors."""
+
+from __future__ import annotations
+
+import sys
+
+from . import _library
+
+
+class NumpyArrays:
+    """How to describe and make NumPy arrays."""
+
+    def __init__(self, numpy):
+        self._numpy = numpy
+        self._dtypes = {
+            numpy.dtype(numpy.float32): _library.F32,
+            numpy.dtype(numpy.float16): _library.F16,
+            numpy.dtype(numpy.int32): _library.I32,
+            numpy.dtype(numpy.int64): _library.I64,
+        }
+
+    def describe(self, array, name):
+        """The array, copied if the ABI cannot express its memory, and its minference_tensor."""
+        numpy = self._numpy
+        if not isinstance(array, numpy.ndarray):
+            raise TypeError(f"{name} must be a NumPy array as query is, got {type(array).__name__}")
+        dtype = self._dtypes.get(array.dtype)
+        if dtype is None:
+            raise ValueError(f"{name} must have dtype float32 or float16, got {array.dtype}")
+        _require_four_dimensions(array.ndim, name, array.shape)
+        size = array.itemsize
+        ordinary = array.flags.aligned and all(stride >= 0 and stride % size == 0 for stride in array.strides)
+        if not ordinary or array.strides[3] != size:
+            array = numpy.ascontiguousarray(array)
+        strides = tuple(stride // size for stride in array.strides)
+        return array, _library.Tensor(array.__array_interface__["data"][0], array.shape, strides, dtype, 0)
+
+    def empty(self, shape, like):
+        return self._numpy.empty(shape, dtype=like.dtype)
+
+    def empty_f32(self, shape):
+        return self._numpy.empty(shape, dtype=self._numpy.float32)
+
+    def members(self, array, name):
+        """An integer array as int32 or int64, contiguous."""
+        numpy = self._numpy
+        array = numpy.asarray(array)
+        if array.dtype.kind not in "iu":
+            raise ValueError(f"{name} must hold integers, got {array.dtype}")
+        return numpy.ascontiguousarray(array, dtype=numpy.int32 if array.dtype == numpy.int32 else numpy.int64)
+
+    @staticmethod
+    def address(array):
+        return array.__array_interface__["data"][0]
+
+
+class TorchArrays:
+    """The same for torch CPU tensors."""
+
+    def __init__(self, torch):
+        self._torch = torch
+        self._dtypes = {
+            torch.float32: _library.F32,
+            torch.float16: _library.F16,
+            torch.bfloat16: _library.BF16,
+            torch.int32: _library.I32,
+            torch.int64: _library.I64,
+        }
+
+    def describe(self, array, name):
+        if not isinstance(array, self._torch.Tensor):
+            raise TypeError(f"{name} must be a torch tensor as query is, got {type(array).__name__}")
+        dtype = self._dtypes.get(array.dtype)
+        if dtype is None:
+            raise ValueError(f"{name} must have dtype float32, float16 or bfloat16, got {array.dtype}")
+        if not array.is_cpu:
+            raise NotImplementedError(f"{name} must be on the CPU, got {array.device}")
+        shape = array.shape
+        _require_four_dimensions(len(shape), name, shape)
+        if array.stride(3) != 1:
+            array = array.contiguous()
+        return array, _library.Tensor(array.data_ptr(), shape, array.stride(), dtype, 0)
+
+    def empty(self, shape, like):
+        return self._torch.empty(shape, dtype=like.dtype)
+
+    def empty_f32(self, shape):
+        return self._torch.empty(shape, dtype=self._torch.float32)
+
+    def members(self, array, name):
+        torch = self._torch
+        array = torch.as_tensor(array)
+        if array.is_floating_point() or array.is_complex() or array.dtype == torch.bool:
+            raise ValueError(f"{name} must hold integers, got {array.dtype}")
+        if not array.is_cpu:
+            raise NotImplementedError(f"{name} must be on the CPU, got {array.device}")
+        return array.to(torch.int32 if array.dtype == torch.int32 else torch.int64).contiguous()
+
+    @staticmethod
+    def address(array):
+        return array.data_ptr()
+
+
+_adapters = {}
+
+
+def _adapter(module, make):
+    if module.__name__ not in _adapters:
+        _adapters[module.__name__] = make(module)
+    return _adapters[module.__name__]
+
+
+def arrays_of(query):
+    """The adapter for the library that `query` comes from, without importing the other one."""
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(query, torch.Tensor):
+        return _adapter(torch, TorchArrays)
+    numpy = sys.modules.get("numpy")
+    if numpy is not None and isinstance(query, numpy.ndarray):
+        return _adapter(numpy, NumpyArrays)
+    raise TypeError(f"query must be a torch tensor or a NumPy array, got {type(query).__name__}")
+
+
+def _require_four_dimensions(ndim, name, shape):
+    if ndim != 4:
+        raise ValueError(f"{name} must have 4 dimensions [batch, heads, length, head_dim], got {list(shape)}")

@@ -1,0 +1,223 @@
+"""The C ABI's operations on arrays. Arguments are already in the forms that the library takes."""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+
+from . import _context, _library
+from ._arrays import arrays_of
+
+_ABSENT = _library.Tensor()
+
+
+@dataclass
+class Statistics:
+    """What one call over a layer computed.
+
+    Attributes
+    ----------
+    density : numpy.ndarray
+        ``[num_sequences, num_query_heads]``: pairs computed over causal pairs.
+    fallback : numpy.ndarray
+        ``[num_sequences, num_query_heads]``: whether the head ran densely because its pattern would not have paid.
+    pairs, all_pairs : int
+        Over all sequences and heads; their ratio is the density of the call.
+    seconds_estimate, seconds_select, seconds_index, seconds_attend : float
+        Time of each step.
+    """
+
+    density: object
+    fallback: object
+    pairs: int
+    all_pairs: int
+    seconds_estimate: float
+    seconds_select: float
+    seconds_index: float
+    seconds_attend: float
+
+    @property
+    def seconds(self):
+        """Time of all steps."""
+        return self.seconds_estimate + self.seconds_select + self.seconds_index + self.seconds_attend
+
+
+def _statistics(shape):
+    import numpy
+
+    density, fallback = numpy.zeros(shape), numpy.zeros(shape, dtype=numpy.int32)
+    raw = _library.Statistics(
+        head_density=density.ctypes.data_as(ctypes.POINTER(ctypes.c_double)),
+        head_fallback=fallback.ctypes.data_as(ctypes.POINTER(ctypes.c_int32)),
+    )
+    return raw, density, fallback
+
+
+def prefill(query, key, value, heads, sequences, softmax_scale, causal, fallback, want_lse, out=None, want_statistics=False):
+    """Run a layer.
+
+    Parameters
+    ----------
+    heads : pair
+        Address of int32 ``[num_query_heads, 5]``, and num_query_heads.
+    sequences : pair
+        Address of int64 ``[num_sequences, 5]`` or None, and num_sequences.
+    out : array, optional
+        Where to write; made contiguous when left out.
+
+    Returns
+    -------
+    tuple
+        out, lse ``[B, Hq, q_len]`` or None, `Statistics` or None.
+    """
+    arrays = arrays_of(query)
+    query, query_tensor = arrays.describe(query, "query")
+    key, key_tensor = arrays.describe(key, "key")
+    value, value_tensor = arrays.describe(value, "value")
+    batch, num_heads, q_len, _ = query.shape
+    if out is None:
+        out = arrays.empty(query.shape, query)
+    lse = arrays.empty_f32((batch, num_heads, q_len, 1)) if want_lse else None
+    raw = None
+    if want_statistics:
+        raw, density, fell_back = _statistics((sequences[1] if sequences[0] else batch, num_heads))
+    args = _library.PrefillArgs(
+        query=query_tensor,
+        key=key_tensor,
+        value=value_tensor,
+        out=arrays.describe(out, "out")[1],
+        lse=_ABSENT if lse is None else arrays.describe(lse, "lse")[1],
+        softmax_scale=softmax_scale,
+        non_causal=not causal,
+        sequences=sequences[0],
+        num_sequences=sequences[1],
+        heads=heads[0],
+        num_heads=heads[1],
+        fallback=fallback,
+    )
+    _library.load().prefill(_context.current(), args, raw)
+    statistics = None
+    if want_statistics:
+        statistics = Statistics(
+            density,
+            fell_back.astype(bool),
+            raw.pairs,
+            raw.all_pairs,
+            raw.seconds_estimate,
+            raw.seconds_select,
+            raw.seconds_index,
+            raw.seconds_attend,
+        )
+    return out, None if lse is None else lse[..., 0], statistics
+
+
+class Index:
+    """An index handle: which pairs each head of one sequence computes. Immutable."""
+
+    def __init__(self, columns, offsets, q_len, kv_len, causal, arrays):
+        self._library = _library.load()
+        self.handle = ctypes.c_void_p()
+        self._library.index_vertical_slash(
+            arrays.describe(columns, "v_idx")[1],
+            arrays.describe(offsets, "s_idx")[1],
+            q_len,
+            kv_len,
+            not causal,
+            ctypes.byref(self.handle),
+        )
+
+    def __del__(self):
+        if getattr(self, "handle", None):
+            self._library.index_destroy(self.handle)
+
+
+def vertical_slash(query, key, value, columns, offsets, softmax_scale, causal, want_lse):
+    """Attention over given columns and offsets, integer arrays ``[B, Hq, n]``. Returns out and lse or None."""
+    arrays = arrays_of(query)
+    query, query_tensor = arrays.describe(query, "query")
+    key, key_tensor = arrays.describe(key, "key")
+    value, value_tensor = arrays.describe(value, "value")
+    batch, num_heads, q_len, _ = query.shape
+    if key.shape[0] != batch or value.shape[0] != batch:
+        raise ValueError(f"key and value must have query's batch of {batch}, got {key.shape[0]} and {value.shape[0]}")
+    out = arrays.empty(query.shape, query)
+    lse = arrays.empty_f32((batch, num_heads, q_len, 1)) if want_lse else None
+    # The ABI takes one sequence a call.
+    entries = [query_tensor, key_tensor, value_tensor, arrays.describe(out, "out")[1]]
+    if want_lse:
+        entries.append(arrays.describe(lse, "lse")[1])
+    entry_bytes = [tensor.stride[0] * _ITEM_BYTES[tensor.dtype] for tensor in entries]
+    for tensor in entries:
+        tensor.shape[0] = 1
+    for b in range(batch):
+        index = Index(columns[b, None, :, None], offsets[b, None, :, None], q_len, key.shape[2], causal, arrays)
+        args = _library.AttentionArgs(
+            query=entries[0],
+            key=entries[1],
+            value=entries[2],
+            out=entries[3],
+            lse=entries[4] if want_lse else _ABSENT,
+            softmax_scale=softmax_scale,
+            index=index.handle,
+        )
+        _library.load().attention(_context.current(), args)
+        for tensor, step in zip(entries, entry_bytes):
+            tensor.data = (tensor.data or 0) + step
+    return out, None if lse is None else lse[..., 0]
+
+
+_ITEM_BYTES = {_library.F32: 4, _library.F16: 2, _library.BF16: 2}
+
+
+def estimate(query, key, softmax_scale):
+    """Column and diagonal sums of the last 64 rows, each ``[B, Hq, kv_len]`` f32."""
+    arrays = arrays_of(query)
+    batch, num_heads, kv_len = query.shape[0], query.shape[1], key.shape[2]
+    columns, diagonals = (arrays.empty_f32((batch, num_heads, 1, kv_len)) for _ in range(2))
+    for b in range(batch):
+        entry = slice(b, b + 1)
+        # The copies that describe may make must outlive the call.
+        kept = [
+            arrays.describe(array[entry], name)
+            for array, name in ((query, "query"), (key, "key"), (columns, "column_sums"), (diagonals, "diagonal_sums"))
+        ]
+        args = _library.EstimateArgs(
+            query=kept[0][1],
+            key=kept[1][1],
+            column_sums=kept[2][1],
+            diagonal_sums=kept[3][1],
+            softmax_scale=softmax_scale,
+        )
+        _library.load().estimate(_context.current(), args)
+    return columns[:, :, 0], diagonals[:, :, 0]
+
+
+def select(column_sums, diagonal_sums, heads):
+    """Members of every head of one sequence, from sums ``[Hq, kv_len]``: two lists of int32 arrays."""
+    import numpy
+
+    arrays = arrays_of(column_sums)
+    kept = [
+        arrays.describe(sums[None, :, None], name)
+        for sums, name in ((column_sums, "column_sums"), (diagonal_sums, "diagonal_sums"))
+    ]
+    num_heads, kv_len = column_sums.shape
+    columns, offsets = (numpy.empty((num_heads, kv_len), dtype=numpy.int32) for _ in range(2))
+    column_counts, offset_counts = (numpy.empty(num_heads, dtype=numpy.int64) for _ in range(2))
+    args = _library.SelectArgs(
+        column_sums=kept[0][1],
+        diagonal_sums=kept[1][1],
+        heads=heads[0],
+        num_heads=heads[1],
+        columns=columns.ctypes.data,
+        column_capacity=kv_len,
+        column_counts=column_counts.ctypes.data,
+        offsets=offsets.ctypes.data,
+        offset_capacity=kv_len,
+        offset_counts=offset_counts.ctypes.data,
+    )
+    _library.load().select(_context.current(), args)
+    return (
+        [row[:count].copy() for row, count in zip(columns, column_counts)],
+        [row[:count].copy() for row, count in zip(offsets, offset_counts)],
+    )

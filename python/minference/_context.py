@@ -1,0 +1,78 @@
+"""One library context a thread, as wide as the caller's other parallel work."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+import threading
+
+from . import _library
+
+
+class _Context:
+    def __init__(self, num_threads):
+        self._library = _library.load()
+        self._process = os.getpid()
+        handle = ctypes.c_void_p()
+        self._library.context_create(_library.ContextOptions(num_threads=num_threads), ctypes.byref(handle))
+        self.handle = handle
+        self.requested_threads = num_threads
+
+    def __del__(self):
+        # After a fork the pool's threads do not exist in the child, and joining them would never end.
+        if getattr(self, "handle", None) and self._process == os.getpid():
+            self._library.context_destroy(self.handle)
+
+
+_local = threading.local()
+_num_threads = None
+
+
+def set_num_threads(num_threads):
+    """Set how many threads attention runs on.
+
+    Parameters
+    ----------
+    num_threads : int or None
+        At least 1. ``None``, the initial state, follows ``torch.get_num_threads()`` when torch is loaded, and is as many
+        as CPUs that this process may use when it is not.
+    """
+    global _num_threads
+    if num_threads is not None and (isinstance(num_threads, bool) or int(num_threads) != num_threads or num_threads < 1):
+        raise ValueError(f"num_threads must be None or an integer of at least 1, got {num_threads!r}")
+    _num_threads = None if num_threads is None else int(num_threads)
+
+
+def _wanted_threads():
+    if _num_threads is not None:
+        return _num_threads
+    torch = sys.modules.get("torch")
+    return torch.get_num_threads() if torch is not None else 0
+
+
+def get_num_threads():
+    """How many threads attention called from this thread runs on."""
+    return _library.load().context_num_threads(current())
+
+
+def instruction_set():
+    """The instruction set in use, such as ``"avx512bf16"``; the environment variable ``MINFERENCE_ISA`` forces one."""
+    return _library.load().context_isa(current()).decode()
+
+
+def current():
+    """This thread's context handle, made anew when the wanted number of threads has changed."""
+    wanted = _wanted_threads()
+    context = getattr(_local, "context", None)
+    if context is None or context.requested_threads != wanted:
+        context = _local.context = _Context(wanted)
+    return context.handle
+
+
+def _forget_contexts():
+    global _local
+    _local = threading.local()
+
+
+os.register_at_fork(after_in_child=_forget_contexts)

@@ -1,0 +1,176 @@
+"""What `MInference` was asked for: attention types, their options, and the head patterns that follow."""
+
+from __future__ import annotations
+
+import os
+
+from . import _library, patterns
+
+# Options that attn_kwargs may set, with their defaults. Sizes are MInference 1.0's (its README and models_patch.py).
+_OPTIONS = {
+    "minference": {"share": None, "last_dense_rows": 0, "minference_ratio": 1.0},
+    "dense": {},
+    "a_shape": {"n_init": 128, "n_local": 3968},
+    "tri_shape": {"n_init": 128, "n_local": 3968, "n_last": 100},
+    "static": {"vertical_size": 1000, "slash_size": 6096},
+    "hf": {},
+}
+# Every type but hf: "off" computes what the patterns say even where dense attention is faster.
+_COMMON_OPTIONS = {"fallback": "auto"}
+
+_ALIASES = {"minference_with_dense": "dense", "streaming": "a_shape"}
+
+# Names that MInference 1.0 (versions 0.1.5 and 0.1.6) has and this package does not.
+_UPSTREAM_TYPES = (
+    "dilated1",
+    "dilated2",
+    "flexprefill",
+    "inf_llm",
+    "streaming2",
+    "tri_mix",
+    "tri_mix_minference",
+    "vllm",
+    "vllm_a_shape",
+    "vllm_flexprefill",
+    "vllm_minference",
+    "vllm_tri_shape",
+    "xattention",
+)
+_UPSTREAM_KV_TYPES = ("kivi", "leank", "pyramidkv", "quest", "retr_attn", "snapkv", "streamingllm")
+
+# A model without a head-pattern file keeps this share of the estimated attention mass.
+DEFAULT_SHARE = 0.95
+
+
+def _refuse_type(attn_type):
+    ours = ", ".join(MInferenceConfig.get_available_attn_types())
+    if attn_type in _UPSTREAM_TYPES:
+        raise NotImplementedError(f"attn_type {attn_type!r} is not available here; available: {ours}")
+    raise ValueError(f"attn_type must be one of {ours}, got {attn_type!r}")
+
+
+def _checked_options(attn_type, given):
+    allowed = dict(_OPTIONS[attn_type])
+    if attn_type != "hf":
+        allowed.update(_COMMON_OPTIONS)
+    for name in given:
+        if name not in allowed:
+            names = ", ".join(sorted(allowed)) or "nothing"
+            raise ValueError(f"attn_kwargs for {attn_type!r} may set {names}, got {name!r}")
+    options = {**allowed, **given}
+    for name in ("n_init", "n_local", "n_last", "last_dense_rows", "vertical_size", "slash_size"):
+        value = options.get(name, 0)
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**31:
+            raise ValueError(f"attn_kwargs[{name!r}] must be an integer from 0 to 2^31 - 1, got {value!r}")
+    if options.get("fallback", "auto") not in ("auto", "off"):
+        raise ValueError(f"attn_kwargs['fallback'] must be \"auto\" or \"off\", got {options['fallback']!r}")
+    if not options.get("minference_ratio", 1.0) > 0:
+        raise ValueError(f"attn_kwargs['minference_ratio'] must be above 0, got {options['minference_ratio']!r}")
+    if options.get("share") is not None:
+        patterns.adaptive(options["share"])
+    return options
+
+
+class MInferenceConfig:
+    """A checked request. Parameters are those of `MInference`."""
+
+    def __init__(
+        self,
+        attn_type="minference",
+        model_name=None,
+        config_path=None,
+        starting_layer=-1,
+        kv_cache_cpu=False,
+        use_snapkv=False,
+        is_search=False,
+        attn_kwargs=None,
+        kv_type="dense",
+        **kwargs,
+    ):
+        self.attn_type = _ALIASES.get(attn_type, attn_type)
+        if self.attn_type not in _OPTIONS:
+            _refuse_type(attn_type)
+        for name, wanted in (("kv_cache_cpu", kv_cache_cpu), ("use_snapkv", use_snapkv), ("is_search", is_search)):
+            if wanted:
+                raise NotImplementedError(f"{name} must be False: it is not available here")
+        if kv_type != "dense":
+            if kv_type in _UPSTREAM_KV_TYPES:
+                raise NotImplementedError(f"kv_type {kv_type!r} is not available here; available: dense")
+            raise ValueError(f"kv_type must be 'dense', got {kv_type!r}")
+        kwargs.pop("kv_cache_cpu_device", None)
+        if kwargs:
+            raise TypeError(f"MInference got an unexpected argument {sorted(kwargs)[0]!r}")
+        if isinstance(starting_layer, bool) or not isinstance(starting_layer, int):
+            raise ValueError(f"starting_layer must be an integer, got {starting_layer!r}")
+        self.model_name = model_name
+        self.config_path = config_path
+        self.starting_layer = starting_layer
+        self.options = _checked_options(self.attn_type, dict(attn_kwargs or {}))
+
+    @staticmethod
+    def get_available_attn_types():
+        """The values of attn_type, aliases included."""
+        return sorted([*_OPTIONS, *_ALIASES])
+
+    @staticmethod
+    def get_available_kv_types():
+        """The values of kv_type."""
+        return ["dense"]
+
+    def _pattern_set(self, own_name):
+        """The model's `HeadPatterns`, or None when there is no file for it."""
+        if self.config_path is not None:
+            return patterns.HeadPatterns.load(self.config_path)
+        name = os.fspath(self.model_name if self.model_name is not None else own_name)
+        path = os.path.join(name, "head_patterns.json")
+        if os.path.isfile(path):
+            return patterns.HeadPatterns.load(path)
+        if name in patterns.get_support_models():
+            return patterns.HeadPatterns.builtin(name)
+        return None
+
+    def layers(self, num_layers, num_query_heads, own_name=""):
+        """The head patterns of every layer, for a model of this size.
+
+        Parameters
+        ----------
+        own_name : str
+            What the model calls itself, used when neither model_name nor config_path is given.
+
+        Returns
+        -------
+        list of int32 NumPy arrays ``[num_query_heads, 5]``
+
+        Raises
+        ------
+        ValueError
+            If the pattern file is for a model of another size.
+        """
+        options = self.options
+        if self.attn_type == "minference":
+            layers = self._minference_layers(num_layers, num_query_heads, own_name)
+        else:
+            pattern = {
+                "dense": lambda: patterns.dense(),
+                "a_shape": lambda: patterns.a_shape(options["n_init"], options["n_local"]),
+                "tri_shape": lambda: patterns.a_shape(options["n_init"], options["n_local"], options["n_last"]),
+                "static": lambda: patterns.vertical_slash(options["vertical_size"], options["slash_size"]),
+            }[self.attn_type]()
+            layers = [patterns.layer_array(pattern, num_query_heads) for _ in range(num_layers)]
+        dense = patterns.layer_array(patterns.dense(), num_query_heads)
+        return [dense if layer < self.starting_layer else heads for layer, heads in enumerate(layers)]
+
+    def _minference_layers(self, num_layers, num_query_heads, own_name):
+        options = self.options
+        found = self._pattern_set(own_name) if options["share"] is None else None
+        if found is None:
+            pattern = patterns.adaptive(options["share"] or DEFAULT_SHARE, options["last_dense_rows"])
+            return [patterns.layer_array(pattern, num_query_heads) for _ in range(num_layers)]
+        found.check(num_layers, num_query_heads)
+        layers = [found.layer(layer) for layer in range(num_layers)]
+        for heads in layers:
+            chosen = heads[:, 0] == _library.VERTICAL_SLASH
+            heads[chosen, 1:3] = (heads[chosen, 1:3] * options["minference_ratio"]).astype(heads.dtype)
+            if options["last_dense_rows"]:
+                heads[:, 3] = options["last_dense_rows"]
+        return layers

@@ -1,0 +1,278 @@
+"""Attention functions for torch CPU tensors and NumPy arrays.
+
+Everywhere: query is ``[B, Hq, q_len, D]``, key and value are ``[B, Hkv, kv_len, D]`` with ``Hq % Hkv == 0`` (query head h
+reads key head ``h // (Hq // Hkv)``; nothing is repeated), all of one dtype: float32 or float16, for torch also bfloat16.
+Any strides. Query row i stands at key position ``kv_len - q_len + i``. D is a multiple of 8 up to 256. Scores, softmax and
+sums are float32. Forward only. torch.compile and torch.export see each call as one node, ``torch.ops.minference.*``.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from . import _calls, _library, patterns
+from ._arrays import arrays_of
+
+_FALLBACKS = {"auto": _library.FALLBACK_AUTO, "off": _library.FALLBACK_OFF}
+
+
+def _is_traced(query):
+    """Whether a torch call must go through the dispatcher: it is being compiled, or `query` has no memory of its own."""
+    torch = sys.modules.get("torch")
+    if torch is None or not isinstance(query, torch.Tensor):
+        return False
+    return torch.compiler.is_compiling() or type(query) is not torch.Tensor
+
+
+def _scale(softmax_scale):
+    """In the ABI, 0 stands for 1 / sqrt(head_dim)."""
+    if softmax_scale is None:
+        return 0.0
+    scale = float(softmax_scale)
+    if scale == 0.0 or scale - scale != 0.0:
+        raise ValueError(f"softmax_scale must be finite and not 0, got {softmax_scale!r}")
+    return scale
+
+
+def _require_blocks_of_64(block_size_M, block_size_N):
+    if block_size_M != 64 or block_size_N != 64:
+        raise ValueError(f"block_size_M and block_size_N must be 64, got {block_size_M} and {block_size_N}")
+
+
+def _count(value, name):
+    if isinstance(value, bool) or int(value) != value or not 0 <= value < 2**31:
+        raise ValueError(f"{name} must be an integer from 0 to 2^31 - 1, got {value!r}")
+    return int(value)
+
+
+def _sequence_array(sequences):
+    import numpy
+
+    array = numpy.asarray(sequences)
+    if array.ndim != 2 or array.shape[1] != 5 or array.dtype.kind not in "iu":
+        raise ValueError(
+            "sequences must be integers [num_sequences, 5] (batch, q_begin, q_len, kv_begin, kv_len), "
+            f"got shape {list(array.shape)} of {array.dtype}"
+        )
+    return numpy.ascontiguousarray(array, dtype=numpy.int64)
+
+
+def prefill_attention(
+    query,
+    key,
+    value,
+    heads,
+    *,
+    softmax_scale=None,
+    causal=True,
+    sequences=None,
+    fallback="auto",
+    return_lse=False,
+    return_statistics=False,
+):
+    """Attention of a whole layer, every query head by its own pattern.
+
+    Parameters
+    ----------
+    query, key, value : torch.Tensor or numpy.ndarray
+        See the module's notes on shapes and dtypes.
+    heads : array_like of int
+        One pattern of `minference.patterns` for all query heads, or ``[Hq, 5]``, one for each.
+    softmax_scale : float, optional
+        ``1 / sqrt(D)`` when left out.
+    causal : bool
+        False computes without a causal mask: dense, A-shape (then ``abs(q - k) < local``) and block-sparse only.
+    sequences : array_like of int, optional
+        ``[num_sequences, 5]``: rows ``[q_begin, q_begin + q_len)`` of batch entry ``batch`` attend to keys
+        ``[kv_begin, kv_begin + kv_len)`` of the same entry, as (batch, q_begin, q_len, kv_begin, kv_len). Describes padded
+        and packed batches; every entry whole when left out. Rows in no sequence get out = 0 and lse = -inf.
+    fallback : {"auto", "off"}
+        "auto" runs short calls, and heads whose pattern would cost more than dense attention, densely.
+    return_lse : bool
+        Return the logarithm of each row's sum of exponentials too.
+    return_statistics : bool
+        Return a `minference.Statistics` too.
+
+    Returns
+    -------
+    out : like query
+    lse : float32 ``[B, Hq, q_len]``
+        Natural logarithm. Only with `return_lse`.
+    statistics : Statistics
+        Only with `return_statistics`.
+
+    Raises
+    ------
+    ValueError
+        For arguments that break a rule; the message names argument, rule and value.
+    NotImplementedError
+        For what is legal, but not supported on this machine or in this version.
+    """
+    if fallback not in _FALLBACKS:
+        raise ValueError(f'fallback must be "auto" or "off", got {fallback!r}')
+    scale = _scale(softmax_scale)
+    if _is_traced(query):
+        if return_statistics:
+            raise NotImplementedError("return_statistics must be False under torch.compile and torch.export")
+        from . import _torch_ops
+
+        out, lse = _torch_ops.prefill(query, key, value, heads, sequences, scale, causal, _FALLBACKS[fallback])
+        return (out, lse) if return_lse else out
+    arrays_of(query)
+    if len(query.shape) != 4:
+        raise ValueError(f"query must have 4 dimensions [batch, heads, length, head_dim], got {list(query.shape)}")
+    heads = patterns.layer_array(heads, query.shape[1])
+    rows = None if sequences is None else _sequence_array(sequences)
+    out, lse, statistics = _calls.prefill(
+        query,
+        key,
+        value,
+        (heads.ctypes.data, len(heads)),
+        (None, 0) if rows is None else (rows.ctypes.data, len(rows)),
+        scale,
+        causal,
+        _FALLBACKS[fallback],
+        return_lse,
+        want_statistics=return_statistics,
+    )
+    results = [out] + [lse] * return_lse + [statistics] * return_statistics
+    return results[0] if len(results) == 1 else tuple(results)
+
+
+def dense_attention(query, key, value, *, softmax_scale=None, causal=True, return_lse=False):
+    """Exact attention over every (causal) pair. Parameters and results are those of `prefill_attention`."""
+    return prefill_attention(
+        query, key, value, patterns.dense(), softmax_scale=softmax_scale, causal=causal, return_lse=return_lse
+    )
+
+
+def streaming_forward(query, key, value, n_init, n_local, *, softmax_scale=None, return_lse=False):
+    """A-shape attention: query position q attends to keys k with ``0 <= q - k < n_local`` or ``k < n_init``, exactly.
+
+    Parameters
+    ----------
+    n_init, n_local : int
+        Sizes of the sink and of the local window, at least 0.
+
+    The other parameters and the results are those of `prefill_attention`. MInference 1.0's function of this name scales by
+    the padded head_dim; this one by the true one.
+    """
+    pattern = patterns.a_shape(_count(n_init, "n_init"), _count(n_local, "n_local"))
+    return prefill_attention(
+        query, key, value, pattern, softmax_scale=softmax_scale, fallback="off", return_lse=return_lse
+    )
+
+
+def block_sparse_attention(
+    query, key, value, top_k, block_size_M=64, block_size_N=64, *, softmax_scale=None, return_lse=False
+):
+    """Causal attention to the best `top_k` key blocks of every 64 query rows.
+
+    A block of 64 rows keeps the blocks that it overlaps on the diagonal, the first block, and then the best by the product
+    of mean query and mean key, ``max(top_k, forced)`` in all.
+
+    Parameters
+    ----------
+    top_k : int
+        At least 0; above the number of blocks, all are kept.
+    block_size_M, block_size_N : int
+        64.
+
+    The other parameters and the results are those of `prefill_attention`.
+    """
+    _require_blocks_of_64(block_size_M, block_size_N)
+    pattern = patterns.block_sparse(_count(top_k, "top_k"))
+    return prefill_attention(
+        query, key, value, pattern, softmax_scale=softmax_scale, fallback="off", return_lse=return_lse
+    )
+
+
+def vertical_slash_sparse_attention(
+    query,
+    key,
+    value,
+    v_idx,
+    s_idx,
+    block_size_M=64,
+    block_size_N=64,
+    *,
+    softmax_scale=None,
+    causal=True,
+    return_lse=False,
+):
+    """Attention to given columns and diagonals.
+
+    Each diagonal offset s of a block of 64 query rows keeps a 64 wide range of keys, ``P - s .. P - s + 63`` with P the
+    position of the block's first row; the union of the ranges is covered by 64-key tiles, which with the columns are what is
+    computed: every pair of a listed column or diagonal, each once, and the rest of the tiles (docs/algorithm.md, "The index
+    contract").
+
+    Parameters
+    ----------
+    v_idx : integer array ``[B, Hq, NNZ_V]``
+        Columns: key positions in ``[0, kv_len)``, in any order. Duplicates count once.
+    s_idx : integer array ``[B, Hq, NNZ_S]``
+        Diagonals: offsets ``q - k`` in ``[0, kv_len)``; 0 is the main diagonal. Without `causal` they may reach down to
+        ``1 - q_len``.
+    block_size_M, block_size_N : int
+        64.
+    causal : bool
+        Whether keys after the query's position are left out.
+
+    The other parameters and the results are those of `prefill_attention`.
+    """
+    _require_blocks_of_64(block_size_M, block_size_N)
+    scale = _scale(softmax_scale)
+    if _is_traced(query):
+        from . import _torch_ops
+
+        out, lse = _torch_ops.vertical_slash(query, key, value, v_idx, s_idx, scale, causal)
+        return (out, lse) if return_lse else out
+    arrays = arrays_of(query)
+    columns, offsets = arrays.members(v_idx, "v_idx"), arrays.members(s_idx, "s_idx")
+    for name, members in (("v_idx", columns), ("s_idx", offsets)):
+        if len(members.shape) != 3 or tuple(members.shape[:2]) != tuple(query.shape[:2]):
+            raise ValueError(
+                f"{name} must have shape [batch, query heads, count] = {list(query.shape[:2])} + [count], "
+                f"got {list(members.shape)}"
+            )
+    out, lse = _calls.vertical_slash(query, key, value, columns, offsets, scale, causal, return_lse)
+    return (out, lse) if return_lse else out
+
+
+def estimate(query, key, *, softmax_scale=None):
+    """Attention mass of the last ``min(64, q_len)`` rows by column and by diagonal.
+
+    Returns
+    -------
+    column_sums : float32 ``[B, Hq, kv_len]``
+        Sum over those rows of the causal softmax at key k.
+    diagonal_sums : float32 ``[B, Hq, kv_len]``
+        The same at key ``q - o``, for offset o.
+    """
+    arrays = arrays_of(query)
+    arrays.describe(query, "query")
+    arrays.describe(key, "key")
+    return _calls.estimate(query, key, _scale(softmax_scale))
+
+
+def select(column_sums, diagonal_sums, heads):
+    """Choose columns and diagonals from the sums of `estimate`.
+
+    Parameters
+    ----------
+    column_sums, diagonal_sums : float32 ``[Hq, kv_len]``
+        One batch entry of `estimate`'s results.
+    heads : array_like of int
+        Vertical-slash or adaptive patterns, as in `prefill_attention`.
+
+    Returns
+    -------
+    columns, offsets : lists of Hq int32 NumPy arrays
+        Ascending and unique.
+    """
+    for name, sums in (("column_sums", column_sums), ("diagonal_sums", diagonal_sums)):
+        if len(sums.shape) != 2:
+            raise ValueError(f"{name} must have shape [query heads, kv_len], got {list(sums.shape)}")
+    layer = patterns.layer_array(heads, column_sums.shape[0])
+    return _calls.select(column_sums, diagonal_sums, (layer.ctypes.data, len(layer)))

@@ -1,0 +1,183 @@
+"""`MInference`: the drop-in interface of MInference 1.0 for transformers models."""
+
+from __future__ import annotations
+
+import contextlib
+
+from . import _library
+from .config import MInferenceConfig
+
+# Checkpoints whose remote code AttentionInterface cannot reach, and the same weights for transformers' own classes.
+_NATIVE_CHECKPOINTS = {
+    "ChatGLMForConditionalGeneration": "zai-org/glm-4-9b-chat-1m-hf",
+    "ChatGLMModel": "zai-org/glm-4-9b-chat-1m-hf",
+}
+
+
+def _text_config(model):
+    """The configuration of the part that attends causally, and its name inside model.config ("" for the whole)."""
+    text = model.config.get_text_config(decoder=True)
+    for name in getattr(model.config, "sub_configs", ()):
+        if getattr(model.config, name, None) is text:
+            return text, name
+    return text, ""
+
+
+def _attention_modules(model):
+    """The causal self-attention modules, by layer."""
+    text, _ = _text_config(model)
+    modules = {}
+    for module in model.modules():
+        layer = getattr(module, "layer_idx", None)
+        if isinstance(layer, int) and hasattr(module, "num_key_value_groups") and getattr(module, "is_causal", False):
+            if getattr(module, "config", None) is text:
+                modules[layer] = module
+    return modules
+
+
+def _require_reachable(model):
+    from transformers import PreTrainedModel
+
+    if not isinstance(model, PreTrainedModel):
+        raise TypeError(f"model must be a transformers PreTrainedModel, got {type(model).__name__}")
+    kind = type(model).__name__
+    if type(model)._can_set_attn_implementation():
+        return
+    native = _NATIVE_CHECKPOINTS.get(kind)
+    advice = f"load {native}" if native else "load the checkpoint without trust_remote_code, or its -hf version"
+    raise NotImplementedError(
+        f"model must use transformers' AttentionInterface, got {kind} from {type(model).__module__}: {advice}"
+    )
+
+
+def _set_implementation(model, name):
+    _, part = _text_config(model)
+    model.set_attn_implementation({part: name} if part else name)
+    text, _ = _text_config(model)
+    if text._attn_implementation != name:
+        raise NotImplementedError(f"{type(model).__name__} must accept attn_implementation {name!r}, kept {text._attn_implementation!r}")
+
+
+def minference_patch(model, config):
+    """Patch `model` as a `MInferenceConfig` says; the same as ``MInference(...)(model)``."""
+    restore(model)
+    if config.attn_type == "hf":
+        return model
+    _require_reachable(model)
+    import torch
+
+    from .transformers_backend import LayerPlan, backend_over
+
+    text, _ = _text_config(model)
+    modules = _attention_modules(model)
+    if not modules:
+        raise NotImplementedError(f"{type(model).__name__} must have causal self-attention layers with layer_idx, found none")
+    own_name = getattr(model.config, "_name_or_path", "") or ""
+    layers = config.layers(text.num_hidden_layers, text.num_attention_heads, own_name)
+    fallback = _library.FALLBACK_OFF if config.options["fallback"] == "off" else _library.FALLBACK_AUTO
+    backend = backend_over(text._attn_implementation)
+    _set_implementation(model, backend.name)
+    for layer, module in modules.items():
+        static = config.attn_type == "static" and layer >= config.starting_layer
+        module._minference = LayerPlan(layer, torch.from_numpy(layers[layer]), fallback, static)
+    model._minference_previous = backend.previous
+    return model
+
+
+def restore(model):
+    """Undo `MInference` on a model: it attends as before, with the implementation it had. No effect on other models.
+
+    Returns
+    -------
+    model
+    """
+    previous = getattr(model, "_minference_previous", None)
+    if previous is None:
+        return model
+    for module in _attention_modules(model).values():
+        if hasattr(module, "_minference"):
+            del module._minference
+    _set_implementation(model, previous)
+    del model._minference_previous
+    return model
+
+
+class MInference:
+    """Sparse prefill for a transformers model.
+
+    Parameters
+    ----------
+    attn_type : str
+        ``minference``: head patterns of the model's file, or, for a model without one, adaptive ones. ``dense`` (also
+        ``minference_with_dense``): exact attention by this library. ``a_shape`` (also ``streaming``): n_init first keys and
+        a window of n_local. ``tri_shape``: the same with the last n_last rows dense. ``static``: vertical-slash, its members
+        chosen in the first call and kept. ``hf``: no patch.
+    model_name : str or path, optional
+        A hub id, or a folder that holds ``head_patterns.json``. When left out, the model's own name.
+    config_path : str or path, optional
+        A head-pattern file, in this project's format or in MInference 1.0's; takes precedence over `model_name`.
+    starting_layer : int
+        Layers below it run densely.
+    kv_cache_cpu, use_snapkv, is_search : bool
+        Must be False; MInference 1.0's options that are not available here.
+    attn_kwargs : dict, optional
+        Options of the attention type. ``minference``: ``share`` (adaptive patterns that keep this share of the estimated
+        mass, whatever files there are), ``last_dense_rows``, ``minference_ratio`` (multiplies vertical-slash sizes).
+        ``a_shape``: ``n_init``, ``n_local``. ``tri_shape``: also ``n_last``. ``static``: ``vertical_size``, ``slash_size``.
+        All: ``fallback``, "auto" or "off" (what the patterns say even where dense attention is faster).
+    kv_type : str
+        ``dense``.
+
+    Examples
+    --------
+    >>> model = MInference("minference", "meta-llama/Llama-3.1-8B-Instruct")(model)  # doctest: +SKIP
+
+    Notes
+    -----
+    The model keeps its class and its forward methods: it is given an attention implementation that takes causal prefill,
+    also padded, packed, in chunks, over caches and with sliding windows. The implementation it had before does everything
+    else: decoding, short calls, masks with holes, training, soft caps, sinks. Prefill must run without gradients
+    (``torch.no_grad()``, as ``generate`` does), or it counts as training.
+    """
+
+    def __init__(
+        self,
+        attn_type="minference",
+        model_name=None,
+        config_path=None,
+        starting_layer=-1,
+        kv_cache_cpu=False,
+        use_snapkv=False,
+        is_search=False,
+        attn_kwargs=None,
+        kv_type="dense",
+        **kwargs,
+    ):
+        self.config = MInferenceConfig(
+            attn_type,
+            model_name,
+            config_path,
+            starting_layer,
+            kv_cache_cpu,
+            use_snapkv,
+            is_search,
+            attn_kwargs,
+            kv_type,
+            **kwargs,
+        )
+
+    def __call__(self, model):
+        """Patch `model` in place and return it. A model that is patched already is restored first."""
+        return minference_patch(model, self.config)
+
+    patch_model = __call__
+
+    restore = staticmethod(restore)
+
+    @contextlib.contextmanager
+    def patched(self, model):
+        """Patch `model` for the time of a ``with`` block."""
+        try:
+            yield self(model)
+        finally:
+            restore(model)

@@ -31,7 +31,7 @@ class NumpyArrays:
         size = array.itemsize
         ordinary = array.flags.aligned and all(stride >= 0 and stride % size == 0 for stride in array.strides)
         if not ordinary or array.strides[3] != size:
-            array = numpy.ascontiguousarray(array)
+            array = array.copy(order="C")
         strides = tuple(stride // size for stride in array.strides)
         return array, _library.Tensor(array.__array_interface__["data"][0], array.shape, strides, dtype, 0)
 

@@ -27,17 +27,27 @@ struct Simd {
     _mm256_store_ps(floats, x.low);
     _mm256_store_ps(floats + 8, x.high);
   }
-  static F32x16 add(F32x16 a, F32x16 b) { return {_mm256_add_ps(a.low, b.low), _mm256_add_ps(a.high, b.high)}; }
-  static F32x16 multiply(F32x16 a, F32x16 b) { return {_mm256_mul_ps(a.low, b.low), _mm256_mul_ps(a.high, b.high)}; }
+  static F32x16 add(F32x16 a, F32x16 b) {
+    return {_mm256_add_ps(a.low, b.low), _mm256_add_ps(a.high, b.high)};
+  }
+  static F32x16 multiply(F32x16 a, F32x16 b) {
+    return {_mm256_mul_ps(a.low, b.low), _mm256_mul_ps(a.high, b.high)};
+  }
   static F32x16 multiply_add(F32x16 a, F32x16 b, F32x16 c) {
     return {_mm256_fmadd_ps(a.low, b.low, c.low), _mm256_fmadd_ps(a.high, b.high, c.high)};
   }
   static F32x16 multiply_subtract(F32x16 a, F32x16 b, F32x16 c) {
     return {_mm256_fmsub_ps(a.low, b.low, c.low), _mm256_fmsub_ps(a.high, b.high, c.high)};
   }
-  static F32x16 subtract(F32x16 a, F32x16 b) { return {_mm256_sub_ps(a.low, b.low), _mm256_sub_ps(a.high, b.high)}; }
-  static F32x16 divide(F32x16 a, F32x16 b) { return {_mm256_div_ps(a.low, b.low), _mm256_div_ps(a.high, b.high)}; }
-  static F32x16 maximum(F32x16 a, F32x16 b) { return {_mm256_max_ps(a.low, b.low), _mm256_max_ps(a.high, b.high)}; }
+  static F32x16 subtract(F32x16 a, F32x16 b) {
+    return {_mm256_sub_ps(a.low, b.low), _mm256_sub_ps(a.high, b.high)};
+  }
+  static F32x16 divide(F32x16 a, F32x16 b) {
+    return {_mm256_div_ps(a.low, b.low), _mm256_div_ps(a.high, b.high)};
+  }
+  static F32x16 maximum(F32x16 a, F32x16 b) {
+    return {_mm256_max_ps(a.low, b.low), _mm256_max_ps(a.high, b.high)};
+  }
 
   static std::uint32_t less(F32x16 a, F32x16 b) {
     const int low = _mm256_movemask_ps(_mm256_cmp_ps(a.low, b.low, _CMP_LT_OQ));
@@ -45,7 +55,8 @@ struct Simd {
     return static_cast<std::uint32_t>(low | high << 8);
   }
   static F32x16 select(std::uint32_t mask, F32x16 a, F32x16 b) {
-    return {_mm256_blendv_ps(b.low, a.low, lanes_of(mask)), _mm256_blendv_ps(b.high, a.high, lanes_of(mask >> 8))};
+    return {_mm256_blendv_ps(b.low, a.low, lanes_of(mask)),
+            _mm256_blendv_ps(b.high, a.high, lanes_of(mask >> 8))};
   }
 
   template <int kDegree>
@@ -63,7 +74,8 @@ struct Simd {
 
   static void transpose(const std::uint32_t* from, int from_stride, std::uint32_t* to, int to_stride) {
     for (int i = 0; i < 16; i += 8) {
-      for (int j = 0; j < 16; j += 8) transpose8(from + i * from_stride + j, from_stride, to + j * to_stride + i, to_stride);
+      for (int j = 0; j < 16; j += 8)
+        transpose8(from + i * from_stride + j, from_stride, to + j * to_stride + i, to_stride);
     }
   }
 
@@ -78,8 +90,8 @@ struct Simd {
     return _mm256_castsi256_ps(_mm256_cmpeq_epi32(set, bit));
   }
 
-  // Clamped to the exponents of f32: at most 2^127, at least 2^-126 (a probability that no sum notices). The operand
-  // order of min and max keeps NaN.
+  // Clamped to the exponents of f32: at most 2^127, at least 2^-126 (a probability that no sum notices). The
+  // operand order of min and max keeps NaN.
   template <int kDegree>
   static __m256 exp2_half(__m256 x) {
     constexpr auto& c = Exp2Polynomial<kDegree>::kCoefficients;
@@ -103,7 +115,8 @@ struct Simd {
 
   static void store_half(base::DType type, void* p, __m256 x) {
     if (type == base::DType::f32) return _mm256_storeu_ps(static_cast<float*>(p), x);
-    const __m128i halves = type == base::DType::f16 ? _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT) : round_to_bf16(x);
+    const __m128i halves =
+        type == base::DType::f16 ? _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT) : round_to_bf16(x);
     _mm_storeu_si128(static_cast<__m128i*>(p), halves);
   }
 

@@ -10,8 +10,8 @@
 namespace minference::cpu::avx512 {
 namespace {
 
-// Sixteen f32 lanes in one register. The same words, with the same meaning, exist for every instruction set (avx2.h,
-// portable.h); a Mask has one bit a lane.
+// Sixteen f32 lanes in one register. The same words, with the same meaning, exist for every instruction set
+// (avx2.h, portable.h); a Mask has one bit a lane.
 struct Simd {
   using F32x16 = __m512;
 

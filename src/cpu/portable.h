@@ -9,7 +9,8 @@
 namespace minference::cpu::portable {
 namespace {
 
-// Sixteen f32 lanes in four vectors of the compiler: the words of avx512.h, with the same meaning, for any processor.
+// Sixteen f32 lanes in four vectors of the compiler: the words of avx512.h, with the same meaning, for any
+// processor.
 struct Simd {
   using F32x4 [[gnu::vector_size(16), gnu::may_alias]] = float;
   using I32x4 [[gnu::vector_size(16), gnu::may_alias]] = std::int32_t;

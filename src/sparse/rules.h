@@ -22,6 +22,11 @@ MINFERENCE_HD constexpr std::int64_t first_dense_row(std::int64_t q_len, std::in
   return q_len > last_dense_rows ? q_len - last_dense_rows : 0;
 }
 
+// Positions first .. last; none when last < first.
+struct PositionRange {
+  std::int64_t first, last;
+};
+
 // Whether a query at position q may attend to key k, apart from tiles and columns.
 //   local < 0: no window. Otherwise |q - k| < local, or k < sink (A-shape; exact for every pair).
 struct PairRule {
@@ -43,6 +48,16 @@ struct PairRule {
     if (local < 0 || k_last < sink) return true;
     const std::int64_t k_windowed = k_first < sink ? sink : k_first;
     return q_last - k_windowed < local && k_last - q_first < local;
+  }
+
+  // The queries of q_first .. q_last that may attend to key k.
+  MINFERENCE_HD constexpr PositionRange queries_of(std::int64_t k, std::int64_t q_first,
+                                                   std::int64_t q_last) const {
+    PositionRange range{causal && k > q_first ? k : q_first, q_last};
+    if (local < 0 || k < sink) return range;
+    if (range.first < k - local + 1) range.first = k - local + 1;
+    if (range.last > k + local - 1) range.last = k + local - 1;
+    return range;
   }
 };
 

@@ -3,6 +3,7 @@
 #include <array>
 
 #include "kernels/attention/cpu/kernels.h"
+#include "kernels/attention/cpu/transposed_attention.h"
 
 namespace minference::kernels {
 namespace {
@@ -10,9 +11,22 @@ namespace {
 bool any_shape(base::DType, std::int64_t) {
   return true;
 }
+bool bf16_only(base::DType dtype, std::int64_t) {
+  return dtype == base::DType::bf16;
+}
 
+template <const SliceKernel& kKernel>
+void run(const AttentionCall& call, base::Executor& executor) {
+  transposed_attention(call, executor, kKernel);
+}
+
+// Costs: docs/kernels/attention-avx512.md, "Cost constants".
 constexpr std::array kKernels = {
-    AttentionKernel{"portable", base::Isa::portable, any_shape, portable::attention, 1.0 / 64, 0.25},
+    AttentionKernel{"avx512bf16", base::Isa::avx512bf16, bf16_only, run<avx512bf16::kSliceKernel>, 1.0 / 64,
+                    0.25},
+    AttentionKernel{"avx512", base::Isa::avx512, any_shape, run<avx512::kSliceKernel>, 1.0 / 64, 0.25},
+    AttentionKernel{"avx2", base::Isa::avx2, any_shape, run<avx2::kSliceKernel>, 1.0 / 64, 0.25},
+    AttentionKernel{"portable", base::Isa::portable, any_shape, run<portable::kSliceKernel>, 1.0 / 64, 0.25},
 };
 
 }  // namespace

@@ -1,13 +1,21 @@
 #pragma once
 
-#include "kernels/attention/attention.h"
+#include "kernels/attention/cpu/slice_kernel.h"
 
-// The entry points of the CPU implementations, one namespace an instruction set (AttentionKernel::run's
-// contract).
+// The CPU implementations, one namespace an instruction set.
 namespace minference::kernels {
 
+namespace avx512bf16 {
+extern const SliceKernel kSliceKernel;  // bf16 products; bf16 inputs only
+}
+namespace avx512 {
+extern const SliceKernel kSliceKernel;  // f32 products
+}
+namespace avx2 {
+extern const SliceKernel kSliceKernel;  // f32 products
+}
 namespace portable {
-void attention(const AttentionCall& call, base::Executor& executor);
+extern const SliceKernel kSliceKernel;  // f32 products
 }
 
 }  // namespace minference::kernels

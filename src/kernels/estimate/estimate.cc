@@ -5,8 +5,10 @@
 namespace minference::kernels {
 namespace {
 
-bool supports_all(base::DType, std::int64_t) {
-  return true;
+bool supports_all(base::DType, std::int64_t) { return true; }
+bool supports_multiples_of_8(base::DType, std::int64_t head_dim) { return head_dim % 8 == 0; }
+bool supports_bf16(base::DType dtype, std::int64_t head_dim) {
+  return dtype == base::DType::bf16 && head_dim % 8 == 0;
 }
 
 template <const estimate::Steps& (*steps)()>
@@ -15,6 +17,9 @@ void run(const EstimateCall& call, base::Executor& executor) {
 }
 
 constexpr EstimateKernel kKernels[] = {
+    {"avx512bf16", base::Isa::avx512bf16, supports_bf16, run<estimate::avx512bf16_steps>},
+    {"avx512", base::Isa::avx512, supports_multiples_of_8, run<estimate::avx512_steps>},
+    {"avx2", base::Isa::avx2, supports_multiples_of_8, run<estimate::avx2_steps>},
     {"portable", base::Isa::portable, supports_all, run<estimate::portable_steps>},
 };
 

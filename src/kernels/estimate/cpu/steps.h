@@ -56,12 +56,17 @@ struct Steps {
   void (*accumulate)(const KeyChunk& chunk, const ChunkSums& out, float* scratch);
 };
 
-// Floats of scratch that scan and accumulate need.
+// Room for a block of diagonal sums and what a vector's unaligned store writes before them.
+inline constexpr std::int64_t kLineFloats = kBlockKeys + 16;
+
+// Floats of scratch, on a 64-byte boundary, that scan and accumulate need.
 constexpr std::int64_t scratch_floats(std::int64_t head_dim) {
-  constexpr std::int64_t kWidest = 16;  // lanes of the widest vector
-  return kBlockKeys * (head_dim + kEstimateRows) + kBlockKeys + kWidest;
+  return kBlockKeys * (head_dim + kEstimateRows) + kLineFloats;
 }
 
 const Steps& portable_steps();
+const Steps& avx2_steps();
+const Steps& avx512_steps();
+const Steps& avx512bf16_steps();
 
 }  // namespace minference::kernels::estimate

@@ -198,7 +198,7 @@ float round_to(DType dtype, float x) {
 
 // The same computation without blocking: f32 scores, f32 softmax, probabilities rounded to the input type,
 // f32 sums.
-std::vector<double> naive_row(const Problem& p, std::int64_t head, std::int64_t row) {
+ReferenceRow naive_row(const Problem& p, std::int64_t head, std::int64_t row) {
   const AttentionCall& call = p.call;
   const std::int64_t kv_head = head / p.shape.group;
   const auto element = [](const base::InputHeads& x, std::int64_t h, std::int64_t r, std::int64_t d) {
@@ -227,9 +227,10 @@ std::vector<double> naive_row(const Problem& p, std::int64_t head, std::int64_t 
           round_to(p.shape.dtype, probability) * element(call.value, kv_head, k, d);
     }
   }
-  std::vector<double> out;
-  for (const float x : acc) out.push_back(sum > 0 ? round_to(p.shape.dtype, x / sum) : 0);
-  return out;
+  ReferenceRow result;
+  for (const float x : acc) result.out.push_back(sum > 0 ? round_to(p.shape.dtype, x / sum) : 0);
+  if (sum > 0) result.lse = max + std::log(sum);
+  return result;
 }
 
 // |a - b| / |b|, 2-norms.
@@ -258,7 +259,7 @@ struct Expected {
 
 struct Expectations {
   std::vector<Expected> rows;
-  double naive_error = 0;  // worst row
+  double naive_error = 0, naive_lse_error = 0;  // worst rows
 };
 
 // Every row near an edge of a row block, and a sample of the others.
@@ -272,9 +273,13 @@ Expectations expect(const Problem& p) {
       Expected e{head, row, reference_attention(p.call, head, row, [&](std::int64_t k) {
                    return attends(p.index, head, row, k);
                  })};
-      const std::vector<double> naive = naive_row(p, head, row);
-      const double error = row_error([&](std::size_t d) { return naive[d]; }, e.reference.out);
+      const ReferenceRow naive = naive_row(p, head, row);
+      const double error = row_error([&](std::size_t d) { return naive.out[d]; }, e.reference.out);
       expectations.naive_error = std::max(expectations.naive_error, error);
+      if (std::isfinite(naive.lse)) {
+        expectations.naive_lse_error =
+            std::max(expectations.naive_lse_error, std::abs(naive.lse - e.reference.lse));
+      }
       expectations.rows.push_back(std::move(e));
     }
   }
@@ -283,6 +288,9 @@ Expectations expect(const Problem& p) {
 
 void check_rows(const Problem& p, const Expectations& expectations) {
   const double bound = 2 * expectations.naive_error + error_floor(p.shape.dtype);
+  // Scores of hundreds are not sums that f32 holds to 1e-5: the naive computation says how far off it must
+  // be.
+  const double max_lse_error = 2 * expectations.naive_lse_error + lse_bound(p.shape.dtype);
   double worst = 0;
   int failures = 0;
   for (const Expected& e : expectations.rows) {
@@ -295,9 +303,7 @@ void check_rows(const Problem& p, const Expectations& expectations) {
       ADD_FAILURE() << "head " << e.head << " row " << e.row << ": error " << error << " above " << bound;
     }
     const double lse = p.call.lse.at(e.head, e.row);
-    // A score of hundreds is not representable to 1e-5: eight roundings of it are allowed beside.
-    const double bound_of_lse = lse_bound(p.shape.dtype) + 0x1p-21 * std::abs(e.reference.lse);
-    const bool lse_right = lse == e.reference.lse || std::abs(lse - e.reference.lse) <= bound_of_lse;
+    const bool lse_right = lse == e.reference.lse || std::abs(lse - e.reference.lse) <= max_lse_error;
     if (!lse_right && ++failures <= 3) {
       ADD_FAILURE() << "head " << e.head << " row " << e.row << ": lse " << lse << ", expected "
                     << e.reference.lse;

@@ -20,8 +20,7 @@ enum class Pattern : std::int32_t {
 //   a_shape         {sink, local}      keys k < sink, or 0 <= q - k < local
 //   vertical_slash  {vertical, slash}  columns and diagonals kept, chosen online (published selection)
 //   block_sparse    {top_k, -}         64-key blocks kept per 64-row block, chosen online
-//   adaptive        {-, -}             vertical-slash with budgets chosen online to keep `share` of the
-//   estimated mass
+//   adaptive        {-, -}             vertical-slash members chosen online to keep `share_ppm` of the mass
 struct HeadPattern {
   Pattern pattern = Pattern::dense;
   std::int32_t size[2] = {0, 0};
@@ -42,6 +41,8 @@ struct PatternSet {
   const HeadPattern& at(std::int64_t layer, std::int64_t head) const {
     return heads[static_cast<std::size_t>(layer * num_query_heads + head)];
   }
+
+  friend bool operator==(const PatternSet&, const PatternSet&) = default;
 };
 
 }  // namespace minference::sparse

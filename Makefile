@@ -1,0 +1,116 @@
+# One command a job, on a fresh Debian 12 machine too: `make demo`, `make test`; `make help` lists the rest. Stamps under
+# build/ and .venv/ remember what is done, so a second run does only what changed.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+
+# The interpreter that .venv is made from: Debian's own, where there is one.
+PYTHON ?= $(firstword $(wildcard /usr/bin/python3) python3)
+# pip arguments that bring PyTorch. A PyTorch already in .venv is kept, whatever its version; a smaller, CPU-only file:
+#   make demo TORCH='torch --index-url https://download.pytorch.org/whl/cpu'
+TORCH ?= torch==2.13.0
+JOBS ?= $(shell nproc)
+DEBIAN_PACKAGES := g++ cmake ninja-build nlohmann-json3-dev libgtest-dev libbenchmark-dev clang-format python3-venv
+
+BUILD := build/release
+VENV := .venv/bin
+PIP_INSTALL := $(VENV)/python -m pip install --disable-pip-version-check --quiet --progress-bar off
+SOURCES := $(shell find CMakeLists.txt CMakePresets.json cmake include src patterns models python pyproject.toml \
+             -type f -not -path '*/__pycache__/*' 2>/dev/null | grep -v ' ')
+say = @printf '\033[1m== %s\033[0m\n' $(1)
+
+.PHONY: help
+help: ## List the targets
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 20
+
+.PHONY: demo
+demo: build/installed ## A 32K-token document answered twice, densely and sparsely: times, answers, a picture
+	@$(VENV)/minference demo
+
+.PHONY: test
+test: ## Build everything and run the C++, Python and example tests
+	@$(MAKE) --keep-going test-cpp test-python
+
+.PHONY: test-cpp
+test-cpp: build/tested-package
+	$(call say,"C++ tests")
+	@ctest --test-dir $(BUILD) --output-on-failure --parallel $(JOBS)
+
+.PHONY: test-python
+test-python: build/installed
+	$(call say,"Python tests")
+	@$(VENV)/python -m pytest $(wildcard tests/python) tools
+
+.PHONY: lint
+lint: build/environment ## Formatting, layers, symbols, Python style
+	$(call say,"Lint")
+	@tools/format --check
+	@$(VENV)/ruff check --quiet .
+	@$(PYTHON) tools/check_layers.py
+	@if [ -e tools/check_isa_symbols.py ] && [ -e $(BUILD)/build.ninja ]; then \
+	  $(PYTHON) tools/check_isa_symbols.py $(BUILD); fi
+
+.PHONY: format
+format: build/environment ## Rewrite the sources the way `make lint` wants them
+	@tools/format
+
+.PHONY: tidy
+tidy: build/configured ## clang-tidy over the sources (minutes)
+	@tools/install_packages clang-tidy
+	@git ls-files 'src/*.cc' | xargs -P $(JOBS) -n 1 clang-tidy --quiet -p $(BUILD)
+
+.PHONY: bench
+bench: build/installed ## Kernels against PyTorch's SDPA
+	@$(VENV)/minference bench
+
+.PHONY: check-all
+check-all: ## What is too long for `make test`: exhaustive cases, sanitizers, clang-tidy
+	@MINFERENCE_EXHAUSTIVE=1 $(MAKE) test
+	@$(MAKE) sanitize-asan sanitize-tsan tidy
+
+.PHONY: sanitize-asan sanitize-tsan
+sanitize-asan sanitize-tsan: sanitize-%: build/debian-packages
+	$(call say,"C++ tests under $*")
+	@cmake --preset $* && cmake --build build/$* --parallel $(JOBS)
+	@ctest --preset $* --parallel $(JOBS)
+
+.PHONY: fuzz
+fuzz: build/debian-packages ## Fuzz the file readers and the C ABI for a minute each
+	@tools/install_packages clang libclang-rt-14-dev
+	@cmake --preset fuzz && cmake --build build/fuzz --parallel $(JOBS)
+	@ctest --preset fuzz
+
+.PHONY: clean
+clean: ## Remove build/ and .venv/
+	rm -rf build .venv
+
+# ---- What the targets stand on, each made once -----------------------------------------------------------------------
+
+build/debian-packages: Makefile
+	$(call say,"Debian packages")
+	@mkdir -p build && tools/install_packages $(DEBIAN_PACKAGES) && touch $@
+
+.venv/bin/python: | build/debian-packages
+	$(call say,"Virtual environment .venv")
+	@$(PYTHON) -m venv .venv
+
+build/environment: tools/requirements.txt | .venv/bin/python
+	$(call say,"Python packages (PyTorch is the largest)")
+	@$(VENV)/python -c 'import torch' 2>/dev/null || $(PIP_INSTALL) $(TORCH)
+	@$(PIP_INSTALL) --requirement tools/requirements.txt && touch $@
+
+build/configured: CMakeLists.txt CMakePresets.json | build/debian-packages
+	$(call say,"Configure")
+	@cmake --preset release && touch $@
+
+# The library is built here, where its progress shows; pip then finds nothing to compile in the same folder.
+build/installed: build/configured build/environment $(SOURCES)
+	$(call say,"Build libminference and install the package")
+	@cmake --build $(BUILD) --parallel $(JOBS) --target minference
+	@$(PIP_INSTALL) --no-deps --no-build-isolation --force-reinstall --config-settings build-dir=$(BUILD) . && touch $@
+
+build/tested-package: build/installed
+	$(call say,"Build the C++ tests")
+	@cmake --build $(BUILD) --parallel $(JOBS) && touch $@

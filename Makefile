@@ -109,7 +109,8 @@ build/configured: CMakeLists.txt CMakePresets.json | build/debian-packages
 build/installed: build/configured build/environment $(SOURCES)
 	$(call say,"Build libminference and install the package")
 	@cmake --build $(BUILD) --parallel $(JOBS) --target minference
-	@$(PIP_INSTALL) --no-deps --no-build-isolation --force-reinstall --config-settings build-dir=$(BUILD) . && touch $@
+	@$(PIP_INSTALL) --no-deps --no-build-isolation --force-reinstall --config-settings build-dir=$(BUILD) \
+	  --config-settings cmake.define.MINFERENCE_TESTS=ON . && touch $@
 
 build/tested-package: build/installed
 	$(call say,"Build the C++ tests")

@@ -47,7 +47,6 @@ WRONG = {
     "eager torch": ("python/minference/functions.py", "import torch\n"),
     "eager torch in a try": ("python/minference/functions.py", "try:\n    import torch\nexcept ImportError:\n    pass\n"),
     "eager torch by way of a module": ("python/minference/functions.py", "from .patch import anything\n"),
-    "ctypes in a public module": ("python/minference/functions.py", "import ctypes\n"),
     "an example that uses a private module": ("examples/python/functions.py", "from minference import _library\n"),
 }
 

@@ -16,7 +16,7 @@ DEBIAN_PACKAGES := g++ cmake ninja-build nlohmann-json3-dev libgtest-dev libbenc
 
 BUILD := build/release
 VENV := .venv/bin
-PIP_INSTALL := $(VENV)/python -m pip install --disable-pip-version-check --quiet --progress-bar off
+PIP_INSTALL := $(VENV)/python -m pip install --disable-pip-version-check
 SOURCES := $(shell find CMakeLists.txt CMakePresets.json cmake include src patterns models python pyproject.toml \
              -type f -not -path '*/__pycache__/*' 2>/dev/null | grep -v ' ')
 say = @printf '\033[1m== %s\033[0m\n' $(1)
@@ -109,7 +109,7 @@ build/configured: CMakeLists.txt CMakePresets.json | build/debian-packages
 build/installed: build/configured build/environment $(SOURCES)
 	$(call say,"Build libminference and install the package")
 	@cmake --build $(BUILD) --parallel $(JOBS) --target minference
-	@$(PIP_INSTALL) --no-deps --no-build-isolation --force-reinstall --config-settings build-dir=$(BUILD) \
+	@$(PIP_INSTALL) --quiet --no-deps --no-build-isolation --force-reinstall --config-settings build-dir=$(BUILD) \
 	  --config-settings cmake.define.MINFERENCE_TESTS=ON . && touch $@
 
 build/tested-package: build/installed

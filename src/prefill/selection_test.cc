@@ -1,0 +1,159 @@
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <numeric>
+#include <random>
+#include <string>
+
+#include "kernels/estimate/estimate.h"
+#include "kernels/estimate/reference.h"
+#include "kernels/select/select.h"
+
+// Estimation and published selection together against both in double precision: the members must be the same,
+// but for those whose sums lie within 1e-3 of the cut.
+namespace minference::kernels {
+namespace {
+
+using base::DType;
+
+struct Case {
+  std::int64_t num_kv_heads, group, q_len, kv_len, head_dim, vertical, slash;
+  DType dtype;
+
+  std::string describe() const {
+    return std::to_string(num_kv_heads) + " x " + std::to_string(group) + " heads, " + std::to_string(q_len) +
+           " x " + std::to_string(kv_len) + " x " + std::to_string(head_dim) + " " + base::name_of(dtype) +
+           ", budgets " + std::to_string(vertical) + ", " + std::to_string(slash);
+  }
+};
+
+Case random_case(std::mt19937_64& random) {
+  const auto one_of = [&](std::initializer_list<std::int64_t> values) {
+    return values.begin()[random() % values.size()];
+  };
+  Case c;
+  c.num_kv_heads = one_of({1, 2});
+  c.group = one_of({1, 4, 7, 8});
+  c.kv_len = 1 + static_cast<std::int64_t>(random() % static_cast<std::uint64_t>(one_of({70, 300, 1400})));
+  c.q_len = 1 + static_cast<std::int64_t>(random() % static_cast<std::uint64_t>(c.kv_len));
+  if (random() % 4 == 0) c.q_len = std::min<std::int64_t>(c.q_len, 1 + random() % 64);
+  if (random() % 4 == 0) c.q_len = c.kv_len;
+  c.head_dim = one_of({64, 64, 80, 96, 128});
+  c.vertical = one_of({0, 30, 31, 64, 100, 1000});
+  c.slash = one_of({0, 50, 99, 100, 101, 150, 400, 6096});
+  c.dtype = static_cast<DType>(one_of({1, 2, 3}));
+  return c;
+}
+
+// Heads with a few columns that every query likes and a few distances that every query likes, in strided
+// storage whose gaps are NaN: rows of all heads interleaved, as an engine's projection leaves them.
+class StructuredHeads {
+ public:
+  StructuredHeads(const Case& c, std::mt19937_64& random) {
+    constexpr std::int64_t kPairs = 8;  // dimensions 0..15 turn with the position, 16 is liked by every query
+    std::normal_distribution<float> normal;
+    std::vector<float> frequencies(kPairs);
+    for (float& f : frequencies) f = std::exp(-6.0f * std::uniform_real_distribution<float>()(random));
+    const auto offset = static_cast<float>(random() % static_cast<std::uint64_t>(c.kv_len));
+    std::vector<bool> is_column(static_cast<std::size_t>(c.kv_len));
+    for (auto column : is_column) column = random() % 40 == 0;
+
+    const auto make = [&](std::vector<std::byte>& storage, std::int64_t heads, std::int64_t rows,
+                          std::int64_t first, auto row_value) {
+      const std::int64_t row_stride = heads * c.head_dim + 3;
+      storage.assign((rows * row_stride + 1) * base::size_of(c.dtype), std::byte{0xff});
+      std::byte* data = storage.data() + base::size_of(c.dtype);
+      for (std::int64_t r = 0; r < rows; ++r)
+        for (std::int64_t h = 0; h < heads; ++h)
+          for (std::int64_t d = 0; d < c.head_dim; ++d)
+            base::store_float(data, c.dtype, r * row_stride + h * c.head_dim + d,
+                              normal(random) + row_value(first + r, d));
+      return base::InputHeads{data, c.dtype, heads, rows, c.head_dim, c.head_dim, row_stride};
+    };
+    const auto turn = [&](float position, std::int64_t d) {
+      const float angle = frequencies[static_cast<std::size_t>(d / 2)] * position;
+      return 2.0f * (d % 2 == 0 ? std::cos(angle) : std::sin(angle));
+    };
+    query = make(query_storage_, c.num_kv_heads * c.group, c.q_len, c.kv_len - c.q_len,
+                 [&](std::int64_t position, std::int64_t d) {
+                   return d < 2 * kPairs    ? turn(static_cast<float>(position) - offset, d)
+                          : d == 2 * kPairs ? 8.0f
+                                            : 0.0f;
+                 });
+    key = make(key_storage_, c.num_kv_heads, c.kv_len, 0, [&](std::int64_t position, std::int64_t d) {
+      if (d < 2 * kPairs) return turn(static_cast<float>(position), d);
+      return d == 2 * kPairs && is_column[static_cast<std::size_t>(position)] ? 4.0f : 0.0f;
+    });
+  }
+
+  base::InputHeads query, key;
+
+ private:
+  std::vector<std::byte> query_storage_, key_storage_;
+};
+
+// Positions in the order of selection: forced ones, then by falling sum, ties by position.
+std::vector<std::int32_t> ranked(const std::vector<double>& sums, std::int64_t forced) {
+  std::vector<std::int32_t> order(sums.size());
+  std::iota(order.begin(), order.end(), 0);
+  std::stable_sort(order.begin() + std::min<std::int64_t>(forced, static_cast<std::int64_t>(sums.size())),
+                   order.end(), [&](std::int32_t a, std::int32_t b) { return sums[a] > sums[b]; });
+  return order;
+}
+
+void expect_members(const std::vector<std::int32_t>& got, const std::vector<double>& sums,
+                    std::int64_t budget, std::int64_t forced, const std::string& what) {
+  const auto count = std::min(budget, static_cast<std::int64_t>(sums.size()));
+  ASSERT_EQ(static_cast<std::int64_t>(got.size()), count) << what;
+  auto expected = ranked(sums, forced);
+  expected.resize(static_cast<std::size_t>(count));
+  const double cut = count > forced ? sums[expected.back()] : std::numeric_limits<double>::infinity();
+  std::sort(expected.begin(), expected.end());
+  std::vector<std::int32_t> differing;
+  std::set_symmetric_difference(got.begin(), got.end(), expected.begin(), expected.end(),
+                                std::back_inserter(differing));
+  for (const std::int32_t member : differing) {
+    EXPECT_GE(member, forced) << what;
+    EXPECT_NEAR(sums[member], cut, 1e-3 * cut) << what << ", member " << member;
+  }
+}
+
+void run_cases(int count, std::uint64_t seed) {
+  std::mt19937_64 random(seed);
+  const auto executor = base::make_thread_pool(2);
+  for (int i = 0; i < count; ++i) {
+    const Case c = random_case(random);
+    const StructuredHeads heads(c, random);
+    const std::int64_t num_query_heads = heads.query.heads, stride = c.kv_len + 5;
+    std::vector<float> column_sums(num_query_heads * stride, std::numeric_limits<float>::quiet_NaN());
+    std::vector<float> diagonal_sums(column_sums);
+    const EstimateCall call{
+        heads.query,          heads.key, 1.0f / std::sqrt(static_cast<float>(c.head_dim)), column_sums.data(),
+        diagonal_sums.data(), stride};
+    select_estimate(base::choose_isa(""), c.dtype, c.head_dim).run(call, *executor);
+    for (std::int64_t h = 0; h < num_query_heads; h += 1 + num_query_heads / 3) {
+      const ReferenceSums reference = estimate_reference(call, h);
+      const auto length = static_cast<std::size_t>(c.kv_len);
+      const Selection selection =
+          select_published({column_sums.data() + h * stride, length},
+                           {diagonal_sums.data() + h * stride, length}, c.vertical, c.slash);
+      const std::string what =
+          "case " + std::to_string(i) + ", head " + std::to_string(h) + ": " + c.describe();
+      expect_members(selection.columns, reference.column, std::max(c.vertical, kMinVertical), kForcedColumns,
+                     what);
+      expect_members(selection.offsets, reference.diagonal, std::max(c.slash, kMinSlash), kForcedOffsets,
+                     what);
+      if (testing::Test::HasFailure()) return;
+    }
+  }
+}
+
+TEST(Selection, EqualsDoublePrecisionUpToTheCut) {
+  const bool exhaustive = std::getenv("MINFERENCE_EXHAUSTIVE") != nullptr;
+  run_cases(exhaustive ? 2000 : 300, 41);
+}
+
+}  // namespace
+}  // namespace minference::kernels

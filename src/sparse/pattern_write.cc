@@ -106,7 +106,8 @@ std::string write_patterns(const PatternSet& patterns) {
   std::map<std::string_view, std::string> names;
   std::vector<std::string> legend_lines, rows;
   for (std::size_t i = 0; i < legend.size(); ++i) {
-    const std::string name = letters ? std::string(1, kLetters[i]) : "p" + std::to_string(i);
+    std::string name(1, letters ? kLetters[i] : 'p');
+    if (!letters) name += std::to_string(i);
     names[legend[i]] = name;
     legend_lines.push_back(json_string(name) + ": " + legend[i]);
   }

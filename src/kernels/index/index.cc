@@ -74,7 +74,7 @@ sparse::HeadIndex index_a_shape(std::int64_t sink, std::int64_t local) {
   sparse::HeadIndex head;
   head.form = sparse::IndexForm::window;
   head.sink = sink;
-  head.local = local;
+  head.local = std::min(local, kMaxLength);  // no two positions of a call are further apart
   return head;
 }
 

@@ -1,0 +1,88 @@
+import numpy
+import pytest
+import torch
+from models import make, tokens
+from reference import a_shape_mask, causal_mask, masked_attention
+
+from minference import MInference, record
+
+SPARSE = MInference("a_shape", attn_kwargs={"n_init": 4, "n_local": 60, "fallback": "off"})
+
+
+def queries_and_keys(model, run):
+    """What the first layer attends with."""
+    seen = []
+    plan = model.model.layers[0].self_attn._minference
+    original = plan.recorder
+
+    def recorder(plan, query, key, *rest):
+        seen.append((query.clone(), key.clone()))
+        return original(plan, query, key, *rest)
+
+    plan.recorder = recorder
+    run()
+    return seen
+
+
+@torch.no_grad()
+def test_density_and_kept_mass_are_exact():
+    model = SPARSE(make("llama"))
+    mask = torch.ones(2, 200, dtype=torch.long)
+    mask[1, :50] = 0
+    with record(model, kept_mass=True) as report:
+        ((query, key),) = queries_and_keys(model, lambda: model(tokens(2, 200), attention_mask=mask))
+    masses, pairs, all_pairs = [], 0, 0
+    for batch, length in ((0, 200), (1, 150)):
+        rows, keys = query[batch : batch + 1, :, -length:], key[batch : batch + 1, :, -length:]
+        kept = a_shape_mask(length, length, 4, 60)
+        _, sparse = masked_attention(rows, keys, keys, kept)
+        _, dense = masked_attention(rows, keys, keys, causal_mask(length, length))
+        masses.append((sparse - dense).exp()[0])
+        pairs, all_pairs = pairs + kept.sum().item(), all_pairs + length * (length + 1) // 2
+    layer = report.layers[0]
+    assert layer.calls == 1 and layer.seconds > 0 and not layer.fallback.any()
+    numpy.testing.assert_allclose(layer.density, pairs / all_pairs)
+    numpy.testing.assert_allclose(layer.kept_mass, torch.cat(masses, 1).mean(1).numpy(), atol=1e-4)
+    last = torch.cat([mass[:, -64:] for mass in masses], 1).mean(1).numpy()
+    numpy.testing.assert_allclose(layer.kept_mass_last, last, atol=1e-4)
+    assert report.density == pytest.approx(pairs / all_pairs)
+    assert report.kept_mass == pytest.approx(numpy.mean([layer.kept_mass.mean() for layer in report.layers]))
+    assert report.seconds == sum(layer.seconds for layer in report.layers)
+
+
+@torch.no_grad()
+def test_recording_changes_no_result_and_ends():
+    model = SPARSE(make("llama"))
+    expected = model(tokens(1, 200)).logits
+    with record(model) as report:
+        assert torch.equal(model(tokens(1, 200)).logits, expected)
+    assert report.kept_mass is None and report.layers[0].kept_mass is None
+    model(tokens(1, 200))
+    assert [layer.calls for layer in report.layers] == [1, 1]
+
+
+@torch.no_grad()
+def test_chunks_add_up():
+    model = SPARSE(make("llama"))
+    with record(model) as report:
+        model.generate(
+            tokens(1, 200), max_new_tokens=3, prefill_chunk_size=80, do_sample=False, attention_mask=torch.ones(1, 200)
+        )
+    assert [layer.calls for layer in report.layers] == [3, 3]
+    pairs = a_shape_mask(200, 200, 4, 60).sum().item()
+    numpy.testing.assert_allclose(report.layers[0].density, pairs / (200 * 201 // 2))
+
+
+@torch.no_grad()
+def test_declined_calls_are_not_recorded():
+    model = SPARSE(make("llama"))
+    with record(model) as report:
+        model(tokens(1, 1))
+    assert [layer.calls for layer in report.layers] == [0, 0]
+    assert report.density is None and report.seconds == 0
+
+
+def test_models_without_a_patch_are_refused():
+    with pytest.raises(ValueError, match="must be patched"):
+        with record(make("llama")):
+            pass

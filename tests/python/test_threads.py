@@ -1,0 +1,89 @@
+import multiprocessing
+import threading
+
+import numpy
+import pytest
+import torch
+
+import minference
+
+
+@pytest.fixture(autouse=True)
+def follow_torch_again():
+    yield
+    minference.set_num_threads(None)
+
+
+def attend(seed):
+    generator = torch.Generator().manual_seed(seed)
+    query, key, value = (torch.randn(1, 4, 300, 64, generator=generator) for _ in range(3))
+    heads = minference.patterns.vertical_slash(20, 100)
+    return minference.prefill_attention(query, key, value, heads, fallback="off")
+
+
+def test_follows_torch_unless_told_otherwise():
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        assert minference.get_num_threads() == 1
+        torch.set_num_threads(2)
+        assert minference.get_num_threads() == 2
+        minference.set_num_threads(3)
+        assert minference.get_num_threads() == 3
+        minference.set_num_threads(None)
+        assert minference.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_the_number_of_threads_changes_no_bit():
+    results = []
+    for num_threads in (1, 2, 5):
+        minference.set_num_threads(num_threads)
+        results.append(attend(0))
+    assert torch.equal(results[0], results[1]) and torch.equal(results[0], results[2])
+
+
+def test_many_threads_at_once():
+    expected = [attend(seed) for seed in range(6)]
+    wrong = []
+
+    def work(seed):
+        for _ in range(5):
+            if not torch.equal(attend(seed), expected[seed]):
+                wrong.append(seed)
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def _attend_in_child(queue, array):
+    queue.put(minference.dense_attention(array, array, array))
+
+
+def test_survives_fork():
+    array = numpy.random.default_rng(0).standard_normal((1, 2, 300, 64), dtype=numpy.float32)
+    minference.set_num_threads(2)
+    expected = minference.dense_attention(array, array, array)
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    child = context.Process(target=_attend_in_child, args=(queue, array))
+    child.start()
+    numpy.testing.assert_array_equal(queue.get(timeout=60), expected)
+    child.join(60)
+    assert child.exitcode == 0
+    numpy.testing.assert_array_equal(minference.dense_attention(array, array, array), expected)
+
+
+def test_the_instruction_set_can_be_forced(monkeypatch):
+    monkeypatch.setenv("MINFERENCE_ISA", "portable")
+    minference.set_num_threads(4)
+    assert minference.instruction_set() == "portable"
+    monkeypatch.setenv("MINFERENCE_ISA", "z80")
+    minference.set_num_threads(5)
+    with pytest.raises(ValueError, match="z80"):
+        minference.instruction_set()

@@ -1,0 +1,270 @@
+"""Patched models: calls that the library takes give what the model gave before, to rounding."""
+
+import functools
+
+import pytest
+import torch
+import transformers
+from models import MODELS, make, tokens
+
+import minference
+from minference import MInference, transformers_backend
+
+EVERYTHING = MInference("minference", attn_kwargs={"share": 1.0, "fallback": "off"})
+DENSE = MInference("dense", attn_kwargs={"fallback": "off"})
+
+
+@pytest.fixture(autouse=True)
+def without_gradients():
+    with torch.no_grad():
+        yield
+
+
+@pytest.fixture
+def taken(monkeypatch):
+    """Counts the layer calls that run in the library."""
+    calls = []
+    run = transformers_backend.LayerPlan.run
+
+    @functools.wraps(run)
+    def counted(plan, query, *rest):
+        calls.append((plan.layer, query.shape[2]))
+        return run(plan, query, *rest)
+
+    monkeypatch.setattr(transformers_backend.LayerPlan, "run", counted)
+    return calls
+
+
+def difference(logits, expected):
+    return (logits.double() - expected.double()).pow(2).mean().sqrt().item()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("attention", [EVERYTHING, DENSE])
+def test_full_budget_differs_from_eager_as_sdpa_does(name, dtype, attention, taken):
+    ids = tokens(2, 300)
+    eager = make(name, dtype, "eager")(ids).logits
+    model = make(name, dtype)
+    sdpa = model(ids).logits
+    ours = attention(model)(ids).logits
+    assert len(taken) == 2
+    assert difference(ours, eager) <= 2 * difference(sdpa, eager)
+
+
+@pytest.mark.parametrize("previous", ["sdpa", "eager"])
+@pytest.mark.parametrize("name", ["llama", "mistral"])
+def test_restore_and_patched(name, previous):
+    model = make(name, attn_implementation=previous)
+    ids = tokens(1, 200)
+    before = model(ids).logits
+    classes = [type(module) for module in model.modules()]
+    with MInference("a_shape", attn_kwargs={"n_init": 2, "n_local": 30}).patched(model):
+        assert model.config._attn_implementation.startswith("minference")
+        assert not torch.allclose(model(ids).logits, before)
+    assert model.config._attn_implementation == previous
+    assert [type(module) for module in model.modules()] == classes
+    assert not any(name.startswith("_minference") for module in model.modules() for name in vars(module))
+    assert torch.equal(model(ids).logits, before)
+    assert minference.restore(model) is model
+
+
+def test_patching_again_replaces_the_patch():
+    model = make("llama")
+    ids = tokens(1, 200)
+    before = model(ids).logits
+    MInference("a_shape", attn_kwargs={"n_init": 2, "n_local": 30})(model)
+    torch.testing.assert_close(DENSE(model)(ids).logits, before, atol=1e-4, rtol=1e-4)
+    assert torch.equal(MInference("hf")(model)(ids).logits, before)
+    assert model.config._attn_implementation == "sdpa"
+
+
+def test_saved_models_know_nothing_of_the_patch(tmp_path):
+    model = DENSE(make("llama"))
+    model.save_pretrained(tmp_path)
+    assert "minference" not in (tmp_path / "config.json").read_text()
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
+    ids = tokens(1, 100)
+    torch.testing.assert_close(loaded(ids).logits, model(ids).logits, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("name", ["llama", "mistral"])
+def test_padded_batches(name, side, taken):
+    model = make(name)
+    ids, mask = tokens(3, 200), torch.ones(3, 200, dtype=torch.long)
+    real = slice(77, None) if side == "left" else slice(0, -77)
+    mask[1] = 0
+    mask[1, real] = 1
+    positions = (mask.cumsum(-1) - 1).clamp_min(0)
+    expected = model(ids, attention_mask=mask, position_ids=positions).logits
+    alone = EVERYTHING(model)(ids[1:2, real]).logits
+    logits = model(ids, attention_mask=mask, position_ids=positions).logits
+    assert len(taken) == 4
+    for entry in (0, 2):
+        torch.testing.assert_close(logits[entry], expected[entry], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(logits[1, real], expected[1, real], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(logits[1, real], alone[0], atol=1e-4, rtol=1e-4)
+
+
+def test_packed_sequences(taken):
+    model = make("llama")
+    ids = tokens(1, 250)
+    positions = torch.cat([torch.arange(90), torch.arange(160)])[None]
+    expected = model(ids, position_ids=positions, use_cache=False).logits
+    logits = EVERYTHING(model)(ids, position_ids=positions, use_cache=False).logits
+    assert len(taken) == 2
+    torch.testing.assert_close(logits, expected, atol=1e-4, rtol=1e-4)
+    alone = model(ids[:, 90:], use_cache=False).logits
+    torch.testing.assert_close(logits[:, 90:], alone, atol=1e-4, rtol=1e-4)
+
+
+def _cached(output):
+    return output.past_key_values if "past_key_values" in output else output.cache
+
+
+def _with_cache(model, ids, cache, **options):
+    """transformers 5.24 renamed the argument, and deprecates the old name for a while."""
+    return model(ids, past_key_values=cache, **options)
+
+
+@pytest.mark.parametrize("name", ["llama", "mistral", "phi3_window"])
+def test_chunks_and_turns_with_a_cache(name, taken):
+    model = make(name)
+    ids = tokens(2, 330)
+    expected = model(ids).logits
+    EVERYTHING(model)
+    cache, logits = transformers.DynamicCache(config=model.config), []
+    for begin, end in ((0, 120), (120, 121), (121, 250), (250, 330)):
+        logits.append(_with_cache(model, ids[:, begin:end], cache, use_cache=True).logits)
+    torch.testing.assert_close(torch.cat(logits, 1), expected, atol=1e-4, rtol=1e-4)
+    assert [rows for layer, rows in taken if layer == 0] == [120, 129, 80]
+
+
+@pytest.mark.parametrize("name", ["llama", "mistral"])
+def test_static_cache(name, taken):
+    model = make(name)
+    ids = tokens(1, 150)
+    expected = model(ids).logits
+    EVERYTHING(model)
+    cache = transformers.StaticCache(config=model.config, max_cache_len=256)
+    options = {}
+    logits = []
+    for begin, end in ((0, 100), (100, 150)):
+        if "cache_position" in model.forward.__code__.co_varnames:
+            options["cache_position"] = torch.arange(begin, end)
+        logits.append(_with_cache(model, ids[:, begin:end], cache, use_cache=True, **options).logits)
+    torch.testing.assert_close(torch.cat(logits, 1), expected, atol=1e-4, rtol=1e-4)
+    assert [rows for layer, rows in taken if layer == 0] == [100, 50]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"prefill_chunk_size": 60}, {"cache_implementation": "static"}, {"num_beams": 3}, {"use_cache": False}],
+    ids=lambda options: "-".join(options) or "plain",
+)
+@pytest.mark.parametrize("name", ["llama", "mistral"])
+def test_generate(name, options, taken):
+    model = make(name)
+    ids, mask = tokens(2, 170), torch.ones(2, 170, dtype=torch.long)
+    mask[0, :45] = 0
+    arguments = dict(attention_mask=mask, max_new_tokens=6, do_sample=False, disable_compile=True, **options)
+    expected = model.generate(ids, **arguments)
+    assert torch.equal(EVERYTHING(model).generate(ids, **arguments), expected)
+    assert taken and all(rows > 1 for _, rows in taken)
+
+
+def test_pipeline(tmp_path, taken):
+    tokenizers = pytest.importorskip("tokenizers")
+    words = {f"w{i}": i for i in range(128)}
+    words["<unk>"] = words.pop("w127")
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="w0", unk_token="<unk>")
+    prompt = " ".join(f"w{i}" for i in tokens(1, 200)[0].tolist())
+
+    def answer(model):
+        pipe = transformers.pipeline("text-generation", model=model, tokenizer=tokenizer, device="cpu")
+        return pipe(prompt, max_new_tokens=5, do_sample=False)[0]["generated_text"]
+
+    model = make("llama")
+    expected = answer(model)
+    assert answer(EVERYTHING(model)) == expected and taken
+
+
+def test_starting_layer_keeps_lower_layers_dense():
+    model = make("llama")
+    ids = tokens(1, 300)
+    MInference("a_shape", starting_layer=1, attn_kwargs={"n_init": 2, "n_local": 30})(model)
+    with minference.record(model, kept_mass=True) as report:
+        model(ids)
+    assert (report.layers[0].density == 1).all() and (report.layers[1].density < 0.3).all()
+
+
+@pytest.mark.parametrize("attn_type, rows_differ", [("a_shape", 200), ("tri_shape", 150)])
+def test_tri_shape_is_a_shape_with_dense_last_rows(attn_type, rows_differ):
+    model = make("llama")
+    attention = model.model.layers[0].self_attn
+    ids = tokens(1, 200)
+    outputs = []
+    attention.o_proj.register_forward_pre_hook(lambda _, arguments: outputs.append(arguments[0]))
+    model(ids)
+    options = {"n_init": 2, "n_local": 30, "fallback": "off"}
+    if attn_type == "tri_shape":
+        options["n_last"] = 50
+    MInference(attn_type, attn_kwargs=options)(model)(ids)
+    differs = ~torch.isclose(outputs[0], outputs[1], atol=1e-4).all(-1)[0]
+    # Rows that see no further than sink and window are the same in any case.
+    assert differs[32:rows_differ].float().mean() > 0.9 and not differs[:32].any()
+    assert not differs[rows_differ:].any()
+
+
+def test_static_keeps_the_members_of_the_first_call():
+    model = make("llama")
+    MInference("static", attn_kwargs={"vertical_size": 30, "slash_size": 100, "fallback": "off"})(model)
+    plan = model.model.layers[0].self_attn._minference
+    first = model(tokens(1, 300)).logits
+    members = [chosen.clone() for chosen in plan.members]
+    mask = torch.ones(2, 150, dtype=torch.long)
+    mask[1, :20] = 0
+    assert torch.isfinite(model(tokens(2, 150, seed=1), attention_mask=mask).logits).all()
+    assert all(torch.equal(*pair) for pair in zip(members, plan.members))
+    assert torch.equal(model(tokens(1, 300)).logits, first)
+
+
+def test_composite_models_are_patched_in_their_text_part(taken):
+    text = make("llama").config
+    config = transformers.LlavaConfig(
+        text_config=text,
+        vision_config=transformers.CLIPVisionConfig(
+            hidden_size=32, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=28, patch_size=14
+        ),
+        image_token_index=3,
+    )
+    torch.manual_seed(0)
+    model = transformers.LlavaForConditionalGeneration(config).eval()
+    ids = tokens(1, 120).clamp_min(4)
+    expected = model(input_ids=ids).logits
+    implementations = (config._attn_implementation, config.vision_config._attn_implementation)
+    torch.testing.assert_close(EVERYTHING(model)(input_ids=ids).logits, expected, atol=1e-4, rtol=1e-4)
+    assert len(taken) == 2
+    assert (config._attn_implementation, config.vision_config._attn_implementation) == implementations
+    minference.restore(model)
+    assert torch.equal(model(input_ids=ids).logits, expected)
+
+
+def test_models_out_of_reach_are_refused(monkeypatch):
+    model = make("llama")
+    monkeypatch.setattr(type(model), "_can_set_attn_implementation", classmethod(lambda cls: False))
+    with pytest.raises(NotImplementedError, match="AttentionInterface, got LlamaForCausalLM"):
+        DENSE(model)
+    with pytest.raises(TypeError, match="PreTrainedModel, got Linear"):
+        DENSE(torch.nn.Linear(1, 1))
+    assert model.config._attn_implementation == "sdpa"
+
+
+def test_flash_attention_is_refused():
+    model = make("llama")
+    model.config._attn_implementation_internal = "flash_attention_2"
+    with pytest.raises(NotImplementedError, match="must be sdpa, eager or one registered by name, got 'flash_attention_2'"):
+        DENSE(model)

@@ -28,8 +28,7 @@ struct Shape {
   std::int64_t batch, query_heads, kv_heads, q_len, kv_len, head_dim;
 };
 
-// f32 tensors of one layer in [B, length, H, D] memory, as engines hand them over, with keys that make a few columns and
-// near diagonals stand out.
+// f32 tensors of one layer in [B, length, H, D] memory, as engines hand them over.
 class Layer {
  public:
   explicit Layer(Shape shape) : shape(shape) {

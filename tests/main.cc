@@ -5,7 +5,8 @@
 
 #include "base/isa.h"
 
-// Runs the tests, or exits with 77 (skipped) when MINFERENCE_ISA forces an instruction set that this machine lacks.
+// Runs the tests, or exits with 77 (skipped) when MINFERENCE_ISA forces an instruction set that this machine
+// lacks.
 int main(int argc, char** argv) {
   testing::InitGoogleTest(&argc, argv);
   if (const char* forced = std::getenv("MINFERENCE_ISA")) {

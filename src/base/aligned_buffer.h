@@ -18,7 +18,8 @@ class AlignedBuffer {
     if (count == 0) return;
     const std::size_t bytes = (count * sizeof(T) + 63) / 64 * 64;
     void* memory = bytes / sizeof(T) < count ? nullptr : std::aligned_alloc(64, bytes);
-    if (!memory) refuse("memory", "is exhausted: an allocation failed (bytes)", bytes, ErrorCode::out_of_memory);
+    if (!memory)
+      refuse("memory", "is exhausted: an allocation failed (bytes)", bytes, ErrorCode::out_of_memory);
     data_.reset(static_cast<T*>(memory));
   }
 

@@ -9,7 +9,9 @@ namespace minference::base {
 // Values are those of minference_dtype in the C ABI.
 enum class DType : std::int32_t { f32 = 1, f16 = 2, bf16 = 3 };
 
-constexpr std::size_t size_of(DType type) { return type == DType::f32 ? 4 : 2; }
+constexpr std::size_t size_of(DType type) {
+  return type == DType::f32 ? 4 : 2;
+}
 constexpr const char* name_of(DType type) {
   return type == DType::f32 ? "float32" : type == DType::f16 ? "float16" : "bfloat16";
 }
@@ -22,9 +24,13 @@ struct float16 {
   std::uint16_t bits;
 };
 
-inline float to_float(float x) { return x; }
+inline float to_float(float x) {
+  return x;
+}
 
-inline float to_float(bfloat16 x) { return std::bit_cast<float>(std::uint32_t{x.bits} << 16); }
+inline float to_float(bfloat16 x) {
+  return std::bit_cast<float>(std::uint32_t{x.bits} << 16);
+}
 
 inline float to_float(float16 x) {
   const std::uint32_t sign = std::uint32_t{x.bits & 0x8000u} << 16;
@@ -69,17 +75,25 @@ inline float16 from_float<float16>(float x) {
 
 inline float load_float(const void* data, DType type, std::int64_t i) {
   switch (type) {
-    case DType::f32: return static_cast<const float*>(data)[i];
-    case DType::f16: return to_float(static_cast<const float16*>(data)[i]);
-    default: return to_float(static_cast<const bfloat16*>(data)[i]);
+    case DType::f32:
+      return static_cast<const float*>(data)[i];
+    case DType::f16:
+      return to_float(static_cast<const float16*>(data)[i]);
+    default:
+      return to_float(static_cast<const bfloat16*>(data)[i]);
   }
 }
 
 inline void store_float(void* data, DType type, std::int64_t i, float x) {
   switch (type) {
-    case DType::f32: static_cast<float*>(data)[i] = x; break;
-    case DType::f16: static_cast<float16*>(data)[i] = from_float<float16>(x); break;
-    default: static_cast<bfloat16*>(data)[i] = from_float<bfloat16>(x);
+    case DType::f32:
+      static_cast<float*>(data)[i] = x;
+      break;
+    case DType::f16:
+      static_cast<float16*>(data)[i] = from_float<float16>(x);
+      break;
+    default:
+      static_cast<bfloat16*>(data)[i] = from_float<bfloat16>(x);
   }
 }
 

@@ -36,7 +36,8 @@ class HostExecutor final : public Executor {
   void* state_;
 };
 
-// The workers' side of the pool, shared with them so that a forked child can abandon it with its dead threads.
+// The workers' side of the pool, shared with them so that a forked child can abandon it with its dead
+// threads.
 struct Crew {
   std::mutex mutex;
   std::condition_variable wake, finished;

@@ -42,7 +42,8 @@ class Executor {
          &loop});
   }
 
-  // The same for a body that may throw: remaining indices are skipped and the first exception is rethrown here.
+  // The same for a body that may throw: remaining indices are skipped and the first exception is rethrown
+  // here.
   template <class Body>
   void parallel_for_throwing(std::int64_t count, Body&& body) {
     std::atomic<bool> failed{false};
@@ -61,9 +62,10 @@ class Executor {
   }
 };
 
-// The caller's own parallel loop: it must call task(argument, i) for every i in [0, num_tasks) and return when all have.
-using HostParallelFor = void (*)(void* state, std::int64_t num_tasks, void (*task)(void* argument, std::int64_t i),
-                                 void* argument);
+// The caller's own parallel loop: it must call task(argument, i) for every i in [0, num_tasks) and return
+// when all have.
+using HostParallelFor = void (*)(void* state, std::int64_t num_tasks,
+                                 void (*task)(void* argument, std::int64_t i), void* argument);
 
 std::unique_ptr<Executor> make_host_executor(int num_workers, HostParallelFor parallel_for, void* state);
 

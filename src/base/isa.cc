@@ -41,7 +41,9 @@ Isa detect() {
 
 }  // namespace
 
-const char* name_of(Isa isa) { return kNames[static_cast<std::size_t>(isa)]; }
+const char* name_of(Isa isa) {
+  return kNames[static_cast<std::size_t>(isa)];
+}
 
 std::optional<Isa> isa_named(std::string_view name) {
   for (std::size_t i = 0; i < kNames.size(); ++i)
@@ -62,8 +64,8 @@ Isa choose_isa(std::string_view name) {
   const auto isa = isa_named(wanted);
   if (!isa) refuse("isa", "must be one of portable, avx2, avx512, avx512bf16, amx", wanted);
   if (*isa > available_isa())
-    refuse("isa", "is not available on this machine (best: " + std::string(name_of(available_isa())) + ")", wanted,
-           ErrorCode::unsupported);
+    refuse("isa", "is not available on this machine (best: " + std::string(name_of(available_isa())) + ")",
+           wanted, ErrorCode::unsupported);
   return *isa;
 }
 

@@ -18,8 +18,8 @@ std::optional<Isa> isa_named(std::string_view name);
 // The best instruction set this machine and its operating system offer.
 Isa available_isa();
 
-// `name`, or when empty the environment variable MINFERENCE_ISA, or when that is unset the best available one.
-// Throws Error for an unknown name (invalid_argument) or one this machine lacks (unsupported).
+// `name`, or when empty the environment variable MINFERENCE_ISA, or when that is unset the best available
+// one. Throws Error for an unknown name (invalid_argument) or one this machine lacks (unsupported).
 Isa choose_isa(std::string_view name);
 
 }  // namespace minference::base

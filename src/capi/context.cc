@@ -31,7 +31,8 @@ std::unique_ptr<base::Executor> make_executor(const minference_context_options& 
   const int threads = options.num_threads > 0 ? options.num_threads
                       : !cpus.empty()         ? options.num_cpus
                                               : base::allowed_cpu_count();
-  if (options.parallel_for) return base::make_host_executor(threads, options.parallel_for, options.parallel_for_state);
+  if (options.parallel_for)
+    return base::make_host_executor(threads, options.parallel_for, options.parallel_for_state);
   return base::make_thread_pool(threads, cpus);
 }
 
@@ -42,7 +43,8 @@ using namespace minference;
 
 extern "C" {
 
-minference_status minference_context_create(const minference_context_options* options, minference_context** context) {
+minference_status minference_context_create(const minference_context_options* options,
+                                            minference_context** context) {
   return capi::guarded([&] {
     capi::not_null(context, "context");
     const minference_context_options defaults{.struct_size = sizeof(minference_context_options)};
@@ -52,7 +54,9 @@ minference_status minference_context_create(const minference_context_options* op
   });
 }
 
-void minference_context_destroy(minference_context* context) { delete context; }
+void minference_context_destroy(minference_context* context) {
+  delete context;
+}
 
 int32_t minference_context_num_threads(const minference_context* context) {
   return context ? context->executor->num_workers() : 0;

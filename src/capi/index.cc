@@ -10,22 +10,26 @@
 namespace minference::capi {
 namespace {
 
-// One head's members as int32. Values that int32 cannot hold are refused by name here; ranges are the index builder's.
+// One head's members as int32. Values that int32 cannot hold are refused by name here; ranges are the index
+// builder's.
 std::vector<std::int32_t> members(const minference_tensor& tensor, std::int64_t head, const char* name) {
   std::vector<std::int32_t> values(static_cast<std::size_t>(tensor.shape[3]));
   for (std::size_t i = 0; i < values.size(); ++i) {
     const std::int64_t at = head * tensor.stride[1] + static_cast<std::int64_t>(i);
-    const std::int64_t value = tensor.dtype == MINFERENCE_I32 ? static_cast<const std::int32_t*>(tensor.data)[at]
-                                                              : static_cast<const std::int64_t*>(tensor.data)[at];
-    base::require(value == static_cast<std::int32_t>(value), name, "must hold positions that fit int32", value);
+    const std::int64_t value = tensor.dtype == MINFERENCE_I32
+                                   ? static_cast<const std::int32_t*>(tensor.data)[at]
+                                   : static_cast<const std::int64_t*>(tensor.data)[at];
+    base::require(value == static_cast<std::int32_t>(value), name, "must hold positions that fit int32",
+                  value);
     values[i] = static_cast<std::int32_t>(value);
   }
   return values;
 }
 
 void check_members(const minference_tensor& tensor, const char* name, std::int64_t num_heads) {
-  base::require(tensor.dtype == MINFERENCE_I32 || tensor.dtype == MINFERENCE_I64, std::string(name) + ".dtype",
-                "must be MINFERENCE_I32 (4) or MINFERENCE_I64 (5)", tensor.dtype);
+  base::require(tensor.dtype == MINFERENCE_I32 || tensor.dtype == MINFERENCE_I64,
+                std::string(name) + ".dtype", "must be MINFERENCE_I32 (4) or MINFERENCE_I64 (5)",
+                tensor.dtype);
   check_tensor(tensor, name, {.shape = {1, num_heads, 1, kAnySize}});
 }
 
@@ -36,8 +40,9 @@ using namespace minference;
 
 extern "C" {
 
-minference_status minference_index_vertical_slash(const minference_tensor* columns, const minference_tensor* offsets,
-                                                  int64_t q_len, int64_t kv_len, int32_t non_causal,
+minference_status minference_index_vertical_slash(const minference_tensor* columns,
+                                                  const minference_tensor* offsets, int64_t q_len,
+                                                  int64_t kv_len, int32_t non_causal,
                                                   minference_index** index) {
   return capi::guarded([&] {
     capi::not_null(index, "index");
@@ -47,13 +52,14 @@ minference_status minference_index_vertical_slash(const minference_tensor* colum
     base::require(kv_len >= 0 && kv_len <= kMost, "kv_len", "must be from 0 to 2^31 - 65", kv_len);
     base::require(q_len >= 0 && q_len <= kMost, "q_len", "must be from 0 to 2^31 - 65", q_len);
     if (!non_causal)
-      base::require(q_len <= kv_len, "q_len", "must be <= kv_len = " + std::to_string(kv_len) + " when causal", q_len);
+      base::require(q_len <= kv_len, "q_len",
+                    "must be <= kv_len = " + std::to_string(kv_len) + " when causal", q_len);
     auto made = std::make_unique<minference_index>();
     made->index = {q_len, kv_len, non_causal == 0, {}};
     for (std::int64_t h = 0; h < columns->shape[1]; ++h)
       made->index.heads.push_back(kernels::index_vertical_slash(capi::members(*columns, h, "columns"),
-                                                                capi::members(*offsets, h, "offsets"), q_len, kv_len,
-                                                                non_causal == 0));
+                                                                capi::members(*offsets, h, "offsets"), q_len,
+                                                                kv_len, non_causal == 0));
     *index = made.release();
   });
 }
@@ -67,13 +73,16 @@ minference_status minference_index_create(minference_context* context, const min
   });
 }
 
-void minference_index_destroy(minference_index* index) { delete index; }
+void minference_index_destroy(minference_index* index) {
+  delete index;
+}
 
 int64_t minference_index_num_heads(const minference_index* index) {
   return index ? static_cast<int64_t>(index->index.heads.size()) : 0;
 }
 
-minference_status minference_index_get(const minference_index* index, int64_t head, minference_index_head* out) {
+minference_status minference_index_get(const minference_index* index, int64_t head,
+                                       minference_index_head* out) {
   return capi::guarded([&] {
     const auto& whole = capi::not_null(index, "index").index;
     const auto count = static_cast<std::int64_t>(whole.heads.size());

@@ -1,4 +1,5 @@
-// A whole layer through the C ABI: what the pipeline promises about batches, budgets, fallback and statistics.
+// A whole layer through the C ABI: what the pipeline promises about batches, budgets, fallback and
+// statistics.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -33,13 +34,16 @@ TEST(Prefill, FullBudgetEqualsDense) {
     const auto sparse = run(layer);
     ASSERT_EQ(sparse.status, MINFERENCE_OK) << minference_last_error();
     EXPECT_EQ(sparse.statistics.pairs, sparse.statistics.all_pairs) << "pattern " << head.pattern;
-    for (std::size_t i = 0; i < dense.out.size(); ++i) ASSERT_NEAR(sparse.out[i], dense.out[i], 2e-5) << "at " << i;
-    for (std::size_t i = 0; i < dense.lse.size(); ++i) ASSERT_NEAR(sparse.lse[i], dense.lse[i], 1e-5) << "at " << i;
+    for (std::size_t i = 0; i < dense.out.size(); ++i)
+      ASSERT_NEAR(sparse.out[i], dense.out[i], 2e-5) << "at " << i;
+    for (std::size_t i = 0; i < dense.lse.size(); ++i)
+      ASSERT_NEAR(sparse.lse[i], dense.lse[i], 1e-5) << "at " << i;
   }
 }
 
 TEST(Prefill, PaddedSequencesAreBitEqualToThemselvesAlone) {
-  const std::vector<minference_sequence> padded = {{0, 37, 293, 37, 293}, {1, 0, 201, 0, 288}, {2, 330, 0, 330, 0}};
+  const std::vector<minference_sequence> padded = {
+      {0, 37, 293, 37, 293}, {1, 0, 201, 0, 288}, {2, 330, 0, 330, 0}};
   Layer layer({.batch = 3, .query_heads = 4, .kv_heads = 2, .q_len = 330, .kv_len = 330, .head_dim = 64});
   layer.set_heads(vertical_slash(40, 120));
   layer.args.fallback = MINFERENCE_FALLBACK_OFF;
@@ -76,7 +80,8 @@ TEST(Prefill, PackedSequencesDoNotSeeEachOther) {
   layer.set_sequences({second});
   const auto alone = run(layer);
   for (std::int64_t r = 190; r < 500; ++r)
-    ASSERT_EQ(std::memcmp(&both.out[layer.out_row(0, 1, r)], &alone.out[layer.out_row(0, 1, r)], 64 * 4), 0) << r;
+    ASSERT_EQ(std::memcmp(&both.out[layer.out_row(0, 1, r)], &alone.out[layer.out_row(0, 1, r)], 64 * 4), 0)
+        << r;
 }
 
 TEST(Prefill, MoreBudgetNeverLosesMass) {
@@ -111,7 +116,8 @@ TEST(Prefill, SplitKeysMergedByLseEqualWhole) {
       const float lse = std::log(std::exp(left.lse[at]) + std::exp(right.lse[at]));
       ASSERT_NEAR(lse, whole.lse[at], 1e-5);
       for (int d = 0; d < 64; ++d)
-        ASSERT_NEAR(left.out[row + d] * std::exp(left.lse[at] - lse) + right.out[row + d] * std::exp(right.lse[at] - lse),
+        ASSERT_NEAR(left.out[row + d] * std::exp(left.lse[at] - lse) +
+                        right.out[row + d] * std::exp(right.lse[at] - lse),
                     whole.out[row + d], 2e-5);
     }
 }
@@ -182,9 +188,11 @@ TEST(Prefill, StepsComposeToTheWhole) {
   EXPECT_EQ(column_counts, (std::vector<std::int64_t>(4, 50)));
   EXPECT_EQ(offset_counts, (std::vector<std::int64_t>(4, 150)));
   const minference_tensor column_tensor{column_list.data(), {1, 4, 1, 50}, {0, 50, 50, 1}, MINFERENCE_I32, 0};
-  const minference_tensor offset_tensor{offset_list.data(), {1, 4, 1, 150}, {0, 150, 150, 1}, MINFERENCE_I32, 0};
+  const minference_tensor offset_tensor{
+      offset_list.data(), {1, 4, 1, 150}, {0, 150, 150, 1}, MINFERENCE_I32, 0};
   minference_index* index = nullptr;
-  ASSERT_EQ(minference_index_vertical_slash(&column_tensor, &offset_tensor, 450, 777, 0, &index), MINFERENCE_OK)
+  ASSERT_EQ(minference_index_vertical_slash(&column_tensor, &offset_tensor, 450, 777, 0, &index),
+            MINFERENCE_OK)
       << minference_last_error();
 
   minference_index_head head{.struct_size = sizeof head};

@@ -15,9 +15,11 @@ sparse::HeadPattern checked_head(const minference_head_pattern& head, const std:
     base::require(head.size[i] >= 0, name + ".size[" + std::to_string(i) + "]", "must be >= 0", head.size[i]);
   base::require(head.last_dense_rows >= 0, name + ".last_dense_rows", "must be >= 0", head.last_dense_rows);
   if (head.pattern == MINFERENCE_ADAPTIVE)
-    base::require(head.share_ppm >= 1 && head.share_ppm <= 1000000, name + ".share_ppm", "must be from 1 to 1000000",
-                  head.share_ppm);
-  return {static_cast<sparse::Pattern>(head.pattern), {head.size[0], head.size[1]}, head.last_dense_rows,
+    base::require(head.share_ppm >= 1 && head.share_ppm <= 1000000, name + ".share_ppm",
+                  "must be from 1 to 1000000", head.share_ppm);
+  return {static_cast<sparse::Pattern>(head.pattern),
+          {head.size[0], head.size[1]},
+          head.last_dense_rows,
           head.share_ppm};
 }
 
@@ -45,11 +47,12 @@ std::vector<sparse::HeadPattern> checked_heads(const minference_head_pattern* he
                 "must be the number of query heads, " + std::to_string(num_query_heads), num_heads);
   auto checked = checked_heads(heads, num_heads);
   for (std::size_t i = 0; !causal && i < checked.size(); ++i)
-    base::require(checked[i].pattern != sparse::Pattern::vertical_slash &&
-                      checked[i].pattern != sparse::Pattern::adaptive,
-                  "heads[" + std::to_string(i) + "].pattern",
-                  "must be dense, A-shape or block-sparse when non_causal: vertical-slash estimation is causal",
-                  static_cast<std::int32_t>(checked[i].pattern));
+    base::require(
+        checked[i].pattern != sparse::Pattern::vertical_slash &&
+            checked[i].pattern != sparse::Pattern::adaptive,
+        "heads[" + std::to_string(i) + "].pattern",
+        "must be dense, A-shape or block-sparse when non_causal: vertical-slash estimation is causal",
+        static_cast<std::int32_t>(checked[i].pattern));
   return checked;
 }
 
@@ -91,8 +94,8 @@ minference_status minference_patterns_create(int64_t num_layers, int64_t num_que
   return capi::guarded([&] {
     constexpr std::int64_t kMost = 1 << 20;
     base::require(num_layers >= 1 && num_layers <= kMost, "num_layers", "must be from 1 to 2^20", num_layers);
-    base::require(num_query_heads >= 1 && num_query_heads <= kMost, "num_query_heads", "must be from 1 to 2^20",
-                  num_query_heads);
+    base::require(num_query_heads >= 1 && num_query_heads <= kMost, "num_query_heads",
+                  "must be from 1 to 2^20", num_query_heads);
     capi::not_null(patterns, "patterns");
     capi::hand_out({.models = {},
                     .source = source ? source : "",
@@ -103,7 +106,9 @@ minference_status minference_patterns_create(int64_t num_layers, int64_t num_que
   });
 }
 
-void minference_patterns_destroy(minference_patterns* patterns) { delete patterns; }
+void minference_patterns_destroy(minference_patterns* patterns) {
+  delete patterns;
+}
 
 int64_t minference_builtin_count(void) {
   int64_t count = 0;
@@ -141,7 +146,9 @@ minference_status minference_patterns_layer(const minference_patterns* patterns,
     capi::not_null(heads, "heads");
     for (std::int64_t h = 0; h < set.num_query_heads; ++h) {
       const auto& head = set.at(layer, h);
-      heads[h] = {static_cast<std::int32_t>(head.pattern), {head.size[0], head.size[1]}, head.last_dense_rows,
+      heads[h] = {static_cast<std::int32_t>(head.pattern),
+                  {head.size[0], head.size[1]},
+                  head.last_dense_rows,
                   head.share_ppm};
     }
   });

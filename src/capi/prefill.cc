@@ -14,20 +14,25 @@
 namespace minference::capi {
 namespace {
 
-std::string of(std::int64_t i, const char* field) { return "sequences[" + std::to_string(i) + "]." + field; }
+std::string of(std::int64_t i, const char* field) {
+  return "sequences[" + std::to_string(i) + "]." + field;
+}
 
-void check_range(std::int64_t begin, std::int64_t length, std::int64_t size, std::int64_t i, const char* begin_name,
-                 const char* length_name) {
-  base::require(begin >= 0 && begin <= size, of(i, begin_name), "must be from 0 to " + std::to_string(size), begin);
+void check_range(std::int64_t begin, std::int64_t length, std::int64_t size, std::int64_t i,
+                 const char* begin_name, const char* length_name) {
+  base::require(begin >= 0 && begin <= size, of(i, begin_name), "must be from 0 to " + std::to_string(size),
+                begin);
   base::require(length >= 0 && length <= size - begin, of(i, length_name),
                 "must be from 0 to " + std::to_string(size - begin), length);
 }
 
 // The call's sequences in order of their query rows, so that gaps between them are easy to see.
-std::vector<minference_sequence> checked_sequences(const minference_prefill_args& args, const LayerTensors& layer) {
+std::vector<minference_sequence> checked_sequences(const minference_prefill_args& args,
+                                                   const LayerTensors& layer) {
   std::vector<minference_sequence> sequences;
   if (!args.sequences) {
-    base::require(args.num_sequences == 0, "num_sequences", "must be 0 when sequences is NULL", args.num_sequences);
+    base::require(args.num_sequences == 0, "num_sequences", "must be 0 when sequences is NULL",
+                  args.num_sequences);
     for (std::int64_t b = 0; b < layer.batch; ++b) sequences.push_back({b, 0, layer.q_len, 0, layer.kv_len});
   } else {
     base::require(args.num_sequences >= 0 && args.num_sequences <= std::numeric_limits<std::int32_t>::max(),
@@ -55,8 +60,8 @@ std::vector<std::size_t> in_row_order(const std::vector<minference_sequence>& se
   for (std::size_t i = 1; i < order.size(); ++i) {
     const auto &before = sequences[order[i - 1]], &after = sequences[order[i]];
     base::require(before.batch != after.batch || before.q_begin + before.q_len <= after.q_begin,
-                  of(static_cast<std::int64_t>(order[i]), "q_begin"), "must not lie inside another sequence's rows",
-                  after.q_begin);
+                  of(static_cast<std::int64_t>(order[i]), "q_begin"),
+                  "must not lie inside another sequence's rows", after.q_begin);
   }
   return order;
 }
@@ -68,8 +73,9 @@ void clear_rows(const LayerTensors& layer, std::int64_t batch, std::int64_t begi
   for (std::int64_t h = 0; h < out.heads; ++h)
     for (std::int64_t r = 0; r < out.rows; ++r) {
       const std::size_t bytes = base::size_of(out.dtype);
-      std::memset(out.row<char>(0, 0) + (h * out.head_stride + r * out.row_stride) * static_cast<std::int64_t>(bytes), 0,
-                  static_cast<std::size_t>(out.dim) * bytes);
+      std::memset(
+          out.row<char>(0, 0) + (h * out.head_stride + r * out.row_stride) * static_cast<std::int64_t>(bytes),
+          0, static_cast<std::size_t>(out.dim) * bytes);
       if (lse.data) lse.at(h, r) = -std::numeric_limits<float>::infinity();
     }
 }
@@ -126,7 +132,8 @@ void run_prefill(const ContextLease& context, const minference_prefill_args& arg
                                   .fallback = fallback};
     prefill::prefill_layer(plan, input_heads(args.value, s.batch, s.kv_begin, s.kv_len),
                            output_heads(args.out, s.batch, s.q_begin, s.q_len),
-                           row_values(layer.lse, s.batch, s.q_begin), context.isa(), context.executor(), total);
+                           row_values(layer.lse, s.batch, s.q_begin), context.isa(), context.executor(),
+                           total);
   }
   if (!statistics) return;
   statistics->seconds_estimate = total.seconds_estimate;

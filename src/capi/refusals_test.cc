@@ -20,40 +20,56 @@ struct Refusal {
 };
 
 TEST(Refusals, PrefillNamesArgumentRuleAndValue) {
-  static const minference_sequence outside{0, 10, 60, 0, 64}, overlapping[2] = {{0, 0, 40, 0, 64}, {0, 30, 10, 0, 64}};
-  static minference_head_pattern negative[2] = {{MINFERENCE_A_SHAPE, {4, -1}}, {}}, unknown[2] = {{}, {9, {0, 0}}},
+  static const minference_sequence outside{0, 10, 60, 0, 64},
+      overlapping[2] = {{0, 0, 40, 0, 64}, {0, 30, 10, 0, 64}};
+  static minference_head_pattern negative[2] = {{MINFERENCE_A_SHAPE, {4, -1}}, {}},
+                                 unknown[2] = {{}, {9, {0, 0}}},
                                  share[2] = {{MINFERENCE_ADAPTIVE, {0, 0}, 0, 1000001}, {}},
                                  slash[2] = {{}, {MINFERENCE_VERTICAL_SLASH, {1, 1}}};
   const std::vector<Refusal> cases = {
       {[](auto& a) { a.struct_size = 8; }, MINFERENCE_INVALID_ARGUMENT, "args.struct_size must be "},
       {[](auto& a) { a.query.dtype = MINFERENCE_I32; }, MINFERENCE_INVALID_ARGUMENT, "query.dtype must be "},
-      {[](auto& a) { a.query.device = 1; }, MINFERENCE_UNSUPPORTED, "query.device must be 0 (host memory), got 1"},
-      {[](auto& a) { a.query.data = nullptr; }, MINFERENCE_INVALID_ARGUMENT, "query.data must not be NULL, got NULL"},
+      {[](auto& a) { a.query.device = 1; }, MINFERENCE_UNSUPPORTED,
+       "query.device must be 0 (host memory), got 1"},
+      {[](auto& a) { a.query.data = nullptr; }, MINFERENCE_INVALID_ARGUMENT,
+       "query.data must not be NULL, got NULL"},
       {[](auto& a) { a.query.data = static_cast<char*>(a.query.data) + 1; }, MINFERENCE_INVALID_ARGUMENT,
        "query.data must be aligned"},
       {[](auto& a) { a.query.shape[3] = 12; }, MINFERENCE_UNSUPPORTED,
        "query.shape[3] must be a multiple of 8 from 8 to 256 (head_dim), got 12"},
-      {[](auto& a) { a.query.shape[2] = -5; }, MINFERENCE_INVALID_ARGUMENT, "query.shape[2] must be >= 0, got -5"},
+      {[](auto& a) { a.query.shape[2] = -5; }, MINFERENCE_INVALID_ARGUMENT,
+       "query.shape[2] must be >= 0, got -5"},
       {[](auto& a) { a.query.stride[3] = 2; }, MINFERENCE_INVALID_ARGUMENT, "query.stride[3] must be 1"},
-      {[](auto& a) { a.query.stride[2] = -64; }, MINFERENCE_INVALID_ARGUMENT, "query.stride[2] must be >= 0, got -64"},
-      {[](auto& a) { a.key.stride[2] = INT64_MAX; }, MINFERENCE_INVALID_ARGUMENT, "key.stride[2] must keep every"},
+      {[](auto& a) { a.query.stride[2] = -64; }, MINFERENCE_INVALID_ARGUMENT,
+       "query.stride[2] must be >= 0, got -64"},
+      {[](auto& a) { a.key.stride[2] = INT64_MAX; }, MINFERENCE_INVALID_ARGUMENT,
+       "key.stride[2] must keep every"},
       {[](auto& a) { a.key.shape[1] = 3; }, MINFERENCE_INVALID_ARGUMENT,
        "key.shape[1] must divide query.shape[1] = 2, got 3"},
-      {[](auto& a) { a.key.dtype = MINFERENCE_F16; }, MINFERENCE_INVALID_ARGUMENT, "key.dtype must be 1, got 2"},
+      {[](auto& a) { a.key.dtype = MINFERENCE_F16; }, MINFERENCE_INVALID_ARGUMENT,
+       "key.dtype must be 1, got 2"},
       {[](auto& a) { a.key.shape[2] = 50, a.value.shape[2] = 50; }, MINFERENCE_INVALID_ARGUMENT,
        "query.shape[2] must be <= kv_len = 50 when causal, got 64"},
-      {[](auto& a) { a.value.shape[2] = 63; }, MINFERENCE_INVALID_ARGUMENT, "value.shape[2] must be 64, got 63"},
-      {[](auto& a) { a.out.stride[2] = 0; }, MINFERENCE_INVALID_ARGUMENT, "out.stride[2] must be >= 1, got 0"},
+      {[](auto& a) { a.value.shape[2] = 63; }, MINFERENCE_INVALID_ARGUMENT,
+       "value.shape[2] must be 64, got 63"},
+      {[](auto& a) { a.out.stride[2] = 0; }, MINFERENCE_INVALID_ARGUMENT,
+       "out.stride[2] must be >= 1, got 0"},
       {[](auto& a) { a.out.shape[0] = 2; }, MINFERENCE_INVALID_ARGUMENT, "out.shape[0] must be 1, got 2"},
-      {[](auto& a) { a.lse.dtype = MINFERENCE_BF16; }, MINFERENCE_INVALID_ARGUMENT, "lse.dtype must be 1, got 3"},
-      {[](auto& a) { a.softmax_scale = NAN; }, MINFERENCE_INVALID_ARGUMENT, "softmax_scale must be finite, got nan"},
+      {[](auto& a) { a.lse.dtype = MINFERENCE_BF16; }, MINFERENCE_INVALID_ARGUMENT,
+       "lse.dtype must be 1, got 3"},
+      {[](auto& a) { a.softmax_scale = NAN; }, MINFERENCE_INVALID_ARGUMENT,
+       "softmax_scale must be finite, got nan"},
       {[](auto& a) { a.heads = nullptr; }, MINFERENCE_INVALID_ARGUMENT, "heads must not be NULL"},
       {[](auto& a) { a.num_heads = 3; }, MINFERENCE_INVALID_ARGUMENT,
        "num_heads must be the number of query heads, 2, got 3"},
-      {[](auto& a) { a.heads = negative; }, MINFERENCE_INVALID_ARGUMENT, "heads[0].size[1] must be >= 0, got -1"},
-      {[](auto& a) { a.heads = unknown; }, MINFERENCE_INVALID_ARGUMENT, "heads[1].pattern must be a minference_pattern"},
-      {[](auto& a) { a.heads = share; }, MINFERENCE_INVALID_ARGUMENT, "heads[0].share_ppm must be from 1 to 1000000"},
-      {[](auto& a) { a.heads = slash, a.non_causal = 1; }, MINFERENCE_INVALID_ARGUMENT, "heads[1].pattern must be dense"},
+      {[](auto& a) { a.heads = negative; }, MINFERENCE_INVALID_ARGUMENT,
+       "heads[0].size[1] must be >= 0, got -1"},
+      {[](auto& a) { a.heads = unknown; }, MINFERENCE_INVALID_ARGUMENT,
+       "heads[1].pattern must be a minference_pattern"},
+      {[](auto& a) { a.heads = share; }, MINFERENCE_INVALID_ARGUMENT,
+       "heads[0].share_ppm must be from 1 to 1000000"},
+      {[](auto& a) { a.heads = slash, a.non_causal = 1; }, MINFERENCE_INVALID_ARGUMENT,
+       "heads[1].pattern must be dense"},
       {[](auto& a) { a.fallback = 2; }, MINFERENCE_INVALID_ARGUMENT, "fallback must be "},
       {[](auto& a) { a.num_sequences = 1; }, MINFERENCE_INVALID_ARGUMENT, "num_sequences must be 0 when"},
       {[](auto& a) { a.sequences = &outside, a.num_sequences = 1; }, MINFERENCE_INVALID_ARGUMENT,
@@ -79,7 +95,8 @@ TEST(Refusals, UnknownIsaAndBadThreads) {
   minference_context* made = nullptr;
   minference_context_options options{.struct_size = sizeof options, .isa = "sse9"};
   EXPECT_EQ(minference_context_create(&options, &made), MINFERENCE_INVALID_ARGUMENT);
-  EXPECT_STREQ(minference_last_error(), "isa must be one of portable, avx2, avx512, avx512bf16, amx, got sse9");
+  EXPECT_STREQ(minference_last_error(),
+               "isa must be one of portable, avx2, avx512, avx512bf16, amx, got sse9");
   options = {.struct_size = sizeof options, .num_threads = -1};
   EXPECT_EQ(minference_context_create(&options, &made), MINFERENCE_INVALID_ARGUMENT);
   EXPECT_EQ(made, nullptr);

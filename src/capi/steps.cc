@@ -15,8 +15,8 @@ namespace minference::capi {
 namespace {
 
 // [1, num_heads, 1, kv_len] f32.
-void check_sums(const minference_tensor& tensor, const char* name, std::int64_t num_heads, std::int64_t kv_len,
-                bool written) {
+void check_sums(const minference_tensor& tensor, const char* name, std::int64_t num_heads,
+                std::int64_t kv_len, bool written) {
   check_dtype(tensor, name, MINFERENCE_F32);
   check_tensor(tensor, name, {.shape = {1, num_heads, 1, kv_len}, .written = written});
 }
@@ -57,9 +57,10 @@ void run_select(const ContextLease& context, const minference_select_args& args)
   check_sums(args.diagonal_sums, "diagonal_sums", num_heads, kv_len, false);
   const auto heads = checked_heads(args.heads, args.num_heads, num_heads, true);
   for (std::size_t h = 0; h < heads.size(); ++h)
-    base::require(heads[h].pattern == sparse::Pattern::vertical_slash || heads[h].pattern == sparse::Pattern::adaptive,
-                  "heads[" + std::to_string(h) + "].pattern", "must be vertical-slash (2) or adaptive (4)",
-                  static_cast<std::int32_t>(heads[h].pattern));
+    base::require(
+        heads[h].pattern == sparse::Pattern::vertical_slash || heads[h].pattern == sparse::Pattern::adaptive,
+        "heads[" + std::to_string(h) + "].pattern", "must be vertical-slash (2) or adaptive (4)",
+        static_cast<std::int32_t>(heads[h].pattern));
   not_null(args.columns, "columns");
   not_null(args.offsets, "offsets");
   not_null(args.column_counts, "column_counts");
@@ -69,10 +70,11 @@ void run_select(const ContextLease& context, const minference_select_args& args)
   std::vector<kernels::Selection> selections(heads.size());
   context.executor().parallel_for_throwing(num_heads, [&](std::int64_t h, int) {
     const auto sums = [&](const minference_tensor& tensor) {
-      return std::span(static_cast<const float*>(tensor.data) + h * tensor.stride[1], static_cast<std::size_t>(kv_len));
+      return std::span(static_cast<const float*>(tensor.data) + h * tensor.stride[1],
+                       static_cast<std::size_t>(kv_len));
     };
-    selections[static_cast<std::size_t>(h)] = select_head(heads[static_cast<std::size_t>(h)], sums(args.column_sums),
-                                                          sums(args.diagonal_sums), column_cost);
+    selections[static_cast<std::size_t>(h)] = select_head(
+        heads[static_cast<std::size_t>(h)], sums(args.column_sums), sums(args.diagonal_sums), column_cost);
   });
   for (std::size_t h = 0; h < heads.size(); ++h) {
     args.column_counts[h] = static_cast<std::int64_t>(selections[h].columns.size());
@@ -86,8 +88,10 @@ void run_select(const ContextLease& context, const minference_select_args& args)
   }
   for (std::size_t h = 0; h < heads.size(); ++h) {
     const auto head = static_cast<std::int64_t>(h);
-    std::copy(selections[h].columns.begin(), selections[h].columns.end(), args.columns + head * args.column_capacity);
-    std::copy(selections[h].offsets.begin(), selections[h].offsets.end(), args.offsets + head * args.offset_capacity);
+    std::copy(selections[h].columns.begin(), selections[h].columns.end(),
+              args.columns + head * args.column_capacity);
+    std::copy(selections[h].offsets.begin(), selections[h].offsets.end(),
+              args.offsets + head * args.offset_capacity);
   }
 }
 
@@ -95,12 +99,13 @@ void run_attention(const ContextLease& context, const minference_attention_args&
   const LayerTensors layer = check_layer(args.query, args.key, &args.value, &args.out, &args.lse);
   base::require(layer.batch == 1, "query.shape[0]", "must be 1 (one sequence)", layer.batch);
   const auto& index = not_null(args.index, "index").index;
-  base::require(index.q_len == layer.q_len, "index", "must be made for query.shape[2] = " + std::to_string(layer.q_len),
-                index.q_len);
+  base::require(index.q_len == layer.q_len, "index",
+                "must be made for query.shape[2] = " + std::to_string(layer.q_len), index.q_len);
   base::require(index.kv_len == layer.kv_len, "index",
                 "must be made for key.shape[2] = " + std::to_string(layer.kv_len), index.kv_len);
   base::require(static_cast<std::int64_t>(index.heads.size()) == layer.num_query_heads, "index",
-                "must have query.shape[1] = " + std::to_string(layer.num_query_heads) + " heads", index.heads.size());
+                "must have query.shape[1] = " + std::to_string(layer.num_query_heads) + " heads",
+                index.heads.size());
   kernels::select_attention(context.isa(), layer.dtype, layer.head_dim)
       .run({.query = input_heads(args.query, 0, 0, layer.q_len),
             .key = input_heads(args.key, 0, 0, layer.kv_len),

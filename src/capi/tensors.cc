@@ -15,9 +15,12 @@ std::string at(const std::string& name, const char* field, int i) {
 std::int64_t element_size(std::int32_t dtype) {
   switch (dtype) {
     case MINFERENCE_F32:
-    case MINFERENCE_I32: return 4;
-    case MINFERENCE_I64: return 8;
-    default: return 2;
+    case MINFERENCE_I32:
+      return 4;
+    case MINFERENCE_I64:
+      return 8;
+    default:
+      return 2;
   }
 }
 
@@ -33,7 +36,8 @@ void check_shape(const minference_tensor& tensor, const std::string& name,
     const std::int64_t size = tensor.shape[i];
     base::require(size >= 0, at(name, "shape", i), "must be >= 0", size);
     if (expected[i] != kAnySize)
-      base::require(size == expected[i], at(name, "shape", i), "must be " + std::to_string(expected[i]), size);
+      base::require(size == expected[i], at(name, "shape", i), "must be " + std::to_string(expected[i]),
+                    size);
   }
 }
 
@@ -44,11 +48,14 @@ void check_strides(const minference_tensor& tensor, const std::string& name, boo
   for (int i = 3; i >= 0; --i) {
     const std::int64_t size = tensor.shape[i], stride = tensor.stride[i];
     if (size <= 1) continue;
-    if (i == 3) base::require(stride == 1, at(name, "stride", i), "must be 1 (the last dimension is contiguous)", stride);
-    base::require(stride >= (written ? 1 : 0), at(name, "stride", i), written ? "must be >= 1" : "must be >= 0", stride);
-    if (i == 2 && written)
-      base::require(stride >= tensor.shape[3], at(name, "stride", i), "must be >= shape[3]: rows must not overlap",
+    if (i == 3)
+      base::require(stride == 1, at(name, "stride", i), "must be 1 (the last dimension is contiguous)",
                     stride);
+    base::require(stride >= (written ? 1 : 0), at(name, "stride", i),
+                  written ? "must be >= 1" : "must be >= 0", stride);
+    if (i == 2 && written)
+      base::require(stride >= tensor.shape[3], at(name, "stride", i),
+                    "must be >= shape[3]: rows must not overlap", stride);
     base::require(stride <= (limit - extent) / (size - 1), at(name, "stride", i),
                   "must keep every element below 2^62 bytes from the first", stride);
     extent += stride * (size - 1);
@@ -86,8 +93,9 @@ void check_tensor(const minference_tensor& tensor, const std::string& name, cons
   check_strides(tensor, name, expected.written);
 }
 
-LayerTensors check_layer(const minference_tensor& query, const minference_tensor& key, const minference_tensor* value,
-                         const minference_tensor* out, const minference_tensor* lse) {
+LayerTensors check_layer(const minference_tensor& query, const minference_tensor& key,
+                         const minference_tensor* value, const minference_tensor* out,
+                         const minference_tensor* lse) {
   LayerTensors layer{.query = &query, .key = &key};
   layer.dtype = checked_float_dtype(query.dtype, "query.dtype");
   check_tensor(query, "query", {});
@@ -117,13 +125,15 @@ LayerTensors check_layer(const minference_tensor& query, const minference_tensor
   }
   if (out) {
     check_dtype(*out, "out", query.dtype);
-    check_tensor(*out, "out",
-                 {.shape = {layer.batch, layer.num_query_heads, layer.q_len, layer.head_dim}, .written = true});
+    check_tensor(
+        *out, "out",
+        {.shape = {layer.batch, layer.num_query_heads, layer.q_len, layer.head_dim}, .written = true});
     layer.out = out;
   }
   if (lse && lse->data) {
     check_dtype(*lse, "lse", MINFERENCE_F32);
-    check_tensor(*lse, "lse", {.shape = {layer.batch, layer.num_query_heads, layer.q_len, 1}, .written = true});
+    check_tensor(*lse, "lse",
+                 {.shape = {layer.batch, layer.num_query_heads, layer.q_len, 1}, .written = true});
     layer.lse = lse;
   }
   return layer;
@@ -142,7 +152,12 @@ base::HeadsView<Data> heads_view(const minference_tensor& tensor, std::int64_t b
   auto* data = static_cast<char*>(tensor.data);
   // An empty tensor may have no data, and arithmetic on it is undefined.
   if (data) data += (batch * tensor.stride[0] + begin * tensor.stride[2]) * element_size(tensor.dtype);
-  return {data, static_cast<base::DType>(tensor.dtype), tensor.shape[1], rows, tensor.shape[3], tensor.stride[1],
+  return {data,
+          static_cast<base::DType>(tensor.dtype),
+          tensor.shape[1],
+          rows,
+          tensor.shape[3],
+          tensor.stride[1],
           tensor.stride[2]};
 }
 
@@ -160,8 +175,8 @@ base::OutputHeads output_heads(const minference_tensor& tensor, std::int64_t bat
 
 base::RowsView row_values(const minference_tensor* tensor, std::int64_t batch, std::int64_t begin) {
   if (!tensor) return {};
-  return {static_cast<float*>(tensor->data) + batch * tensor->stride[0] + begin * tensor->stride[2], tensor->stride[1],
-          tensor->stride[2]};
+  return {static_cast<float*>(tensor->data) + batch * tensor->stride[0] + begin * tensor->stride[2],
+          tensor->stride[1], tensor->stride[2]};
 }
 
 }  // namespace minference::capi

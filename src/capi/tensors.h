@@ -7,7 +7,8 @@
 #include "base/tensor.h"
 #include "minference/minference.h"
 
-// Checks of the C ABI's tensors. Every function throws Error naming the tensor ("query"), the rule and the value.
+// Checks of the C ABI's tensors. Every function throws Error naming the tensor ("query"), the rule and the
+// value.
 namespace minference::capi {
 
 inline constexpr std::int64_t kAnySize = -1;
@@ -36,8 +37,9 @@ struct LayerTensors {
   base::DType dtype = base::DType::f32;
   std::int64_t batch = 0, num_query_heads = 0, num_kv_heads = 0, q_len = 0, kv_len = 0, head_dim = 0;
 };
-LayerTensors check_layer(const minference_tensor& query, const minference_tensor& key, const minference_tensor* value,
-                         const minference_tensor* out, const minference_tensor* lse);
+LayerTensors check_layer(const minference_tensor& query, const minference_tensor& key,
+                         const minference_tensor* value, const minference_tensor* out,
+                         const minference_tensor* lse);
 
 // 0 stands for 1 / sqrt(head_dim).
 float checked_softmax_scale(float softmax_scale, std::int64_t head_dim);

@@ -24,7 +24,9 @@ class Stopwatch {
   explicit Stopwatch(double& seconds) : seconds_(seconds), begin_(std::chrono::steady_clock::now()) {}
   Stopwatch(const Stopwatch&) = delete;
   Stopwatch& operator=(const Stopwatch&) = delete;
-  ~Stopwatch() { seconds_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - begin_).count(); }
+  ~Stopwatch() {
+    seconds_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - begin_).count();
+  }
 
  private:
   double& seconds_;
@@ -55,11 +57,13 @@ class VerticalSlashHeads {
 
   void build(std::vector<HeadIndex>& heads, Statistics& statistics) {
     const std::int64_t group = plan_.query.heads / plan_.key.heads;
-    const std::int64_t bytes_per_kv_head = 2 * group * plan_.key.rows * static_cast<std::int64_t>(sizeof(float));
-    // Sums of a few KV heads at a time: enough to keep every worker busy, without O(heads * kv_len) memory at 1M tokens.
+    const std::int64_t bytes_per_kv_head =
+        2 * group * plan_.key.rows * static_cast<std::int64_t>(sizeof(float));
+    // Sums of a few KV heads at a time: enough to keep every worker busy, without O(heads * kv_len) memory at
+    // 1M tokens.
     constexpr std::int64_t kSumsBudget = 64 << 20;
-    const std::int64_t at_once = std::clamp<std::int64_t>(kSumsBudget / std::max<std::int64_t>(1, bytes_per_kv_head), 1,
-                                                          plan_.key.heads);
+    const std::int64_t at_once = std::clamp<std::int64_t>(
+        kSumsBudget / std::max<std::int64_t>(1, bytes_per_kv_head), 1, plan_.key.heads);
     base::AlignedBuffer<float> sums(static_cast<std::size_t>(2 * at_once * group * plan_.key.rows));
     for (std::int64_t first = 0; first < plan_.key.heads; first += at_once) {
       const std::int64_t count = std::min(at_once, plan_.key.heads - first);
@@ -74,8 +78,8 @@ class VerticalSlashHeads {
     return std::any_of(heads.begin(), heads.end(), needs_estimate);
   }
 
-  void build_some(std::int64_t first_kv_head, std::int64_t kv_heads, float* sums, std::vector<HeadIndex>& heads,
-                  Statistics& statistics) {
+  void build_some(std::int64_t first_kv_head, std::int64_t kv_heads, float* sums,
+                  std::vector<HeadIndex>& heads, Statistics& statistics) {
     const std::int64_t group = plan_.query.heads / plan_.key.heads;
     const std::int64_t first = first_kv_head * group, count = kv_heads * group, kv_len = plan_.key.rows;
     float* column_sums = sums;
@@ -104,8 +108,8 @@ class VerticalSlashHeads {
           selection = kernels::select_adaptive(sums_of(column_sums, i), sums_of(diagonal_sums, i),
                                                head.share_ppm * 1e-6, column_cost_);
         else
-          selection = kernels::select_published(sums_of(column_sums, i), sums_of(diagonal_sums, i), head.size[0],
-                                                head.size[1]);
+          selection = kernels::select_published(sums_of(column_sums, i), sums_of(diagonal_sums, i),
+                                                head.size[0], head.size[1]);
       });
     }
     Stopwatch watch(statistics.seconds_index);
@@ -141,8 +145,8 @@ void build_block_sparse(const LayerPlan& plan, base::Executor& executor, std::ve
     const HeadPattern& head = plan.heads[static_cast<std::size_t>(h)];
     if (head.pattern != Pattern::block_sparse) return;
     heads[static_cast<std::size_t>(h)] =
-        kernels::index_block_sparse(query.data() + h * query_size, key.data() + h / group * key_size, dim, head.size[0],
-                                    plan.query.rows, plan.key.rows, plan.causal);
+        kernels::index_block_sparse(query.data() + h * query_size, key.data() + h / group * key_size, dim,
+                                    head.size[0], plan.query.rows, plan.key.rows, plan.causal);
   });
 }
 
@@ -178,12 +182,14 @@ void count_pairs(const sparse::SparseIndex& index, Statistics& statistics) {
 
 }  // namespace
 
-// Two passes of 64 query rows over every key cost about 128 * kv_len pairs; a call whose dense attention has fewer than
-// four times as many cannot win enough. Chunks below 128 rows always run densely (docs/algorithm.md, "Chunks").
+// Two passes of 64 query rows over every key cost about 128 * kv_len pairs; a call whose dense attention has
+// fewer than four times as many cannot win enough. Chunks below 128 rows always run densely
+// (docs/algorithm.md, "Chunks").
 bool runs_densely(std::int64_t q_len, std::int64_t kv_len) {
   constexpr std::int64_t kMinRows = 128, kDenseOverEstimate = 4;
   if (q_len < kMinRows) return true;
-  return sparse::count_all_pairs(q_len, kv_len, true) < kDenseOverEstimate * 2 * kernels::kEstimateRows * kv_len;
+  return sparse::count_all_pairs(q_len, kv_len, true) <
+         kDenseOverEstimate * 2 * kernels::kEstimateRows * kv_len;
 }
 
 sparse::SparseIndex build_index(const LayerPlan& plan, base::Isa isa, base::Executor& executor,
@@ -193,11 +199,14 @@ sparse::SparseIndex build_index(const LayerPlan& plan, base::Isa isa, base::Exec
   const bool automatic = plan.fallback == Fallback::automatic;
   const bool gated = automatic && runs_densely(plan.query.rows, plan.key.rows);
 
-  const auto has = [&](auto predicate) { return std::any_of(plan.heads.begin(), plan.heads.end(), predicate); };
+  const auto has = [&](auto predicate) {
+    return std::any_of(plan.heads.begin(), plan.heads.end(), predicate);
+  };
   const auto is_block_sparse = [](const HeadPattern& head) { return head.pattern == Pattern::block_sparse; };
   if (plan.query.rows > 0 && !gated && has(needs_estimate))
     VerticalSlashHeads(plan, isa, executor).build(index.heads, statistics);
-  if (plan.query.rows > 0 && !gated && has(is_block_sparse)) build_block_sparse(plan, executor, index.heads, statistics);
+  if (plan.query.rows > 0 && !gated && has(is_block_sparse))
+    build_block_sparse(plan, executor, index.heads, statistics);
 
   Stopwatch watch(statistics.seconds_index);
   for (std::size_t h = 0; h < plan.heads.size(); ++h) {
@@ -209,12 +218,14 @@ sparse::SparseIndex build_index(const LayerPlan& plan, base::Isa isa, base::Exec
       statistics.head_fallback[h] = gated && (needs_estimate(head) || is_block_sparse(head));
   }
   if (automatic)
-    fall_back(plan, kernels::select_attention(isa, plan.query.dtype, plan.query.dim), index, statistics.head_fallback);
+    fall_back(plan, kernels::select_attention(isa, plan.query.dtype, plan.query.dim), index,
+              statistics.head_fallback);
   return index;
 }
 
 void prefill_layer(const LayerPlan& plan, const base::InputHeads& value, const base::OutputHeads& out,
-                   const base::RowsView& lse, base::Isa isa, base::Executor& executor, Statistics& statistics) {
+                   const base::RowsView& lse, base::Isa isa, base::Executor& executor,
+                   Statistics& statistics) {
   const sparse::SparseIndex index = build_index(plan, isa, executor, statistics);
   count_pairs(index, statistics);
   Stopwatch watch(statistics.seconds_attend);

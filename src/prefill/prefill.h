@@ -14,7 +14,8 @@ namespace minference::prefill {
 // Values are those of minference_fallback in the C ABI.
 enum class Fallback : std::int32_t { automatic = 0, off = 1 };
 
-// What to compute for one layer of one sequence. Positions are bottom-right aligned (sparse::position_of_row).
+// What to compute for one layer of one sequence. Positions are bottom-right aligned
+// (sparse::position_of_row).
 struct LayerPlan {
   base::InputHeads query;  // [num_query_heads, q_len, head_dim]
   base::InputHeads key;    // [num_kv_heads, kv_len, head_dim]
@@ -36,10 +37,13 @@ struct Statistics {
 bool runs_densely(std::int64_t q_len, std::int64_t kv_len);
 
 // estimate -> select -> index for every head.
-sparse::SparseIndex build_index(const LayerPlan& plan, base::Isa isa, base::Executor& executor, Statistics& statistics);
+sparse::SparseIndex build_index(const LayerPlan& plan, base::Isa isa, base::Executor& executor,
+                                Statistics& statistics);
 
-// build_index, then attention over it. `value` is like key, `out` like query; every row of out (and lse) is written.
+// build_index, then attention over it. `value` is like key, `out` like query; every row of out (and lse) is
+// written.
 void prefill_layer(const LayerPlan& plan, const base::InputHeads& value, const base::OutputHeads& out,
-                   const base::RowsView& lse, base::Isa isa, base::Executor& executor, Statistics& statistics);
+                   const base::RowsView& lse, base::Isa isa, base::Executor& executor,
+                   Statistics& statistics);
 
 }  // namespace minference::prefill

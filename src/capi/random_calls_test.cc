@@ -1,6 +1,5 @@
 // Randomised calls through the C ABI with exactly one wrong argument: each must be refused with a message
-// that begins with that argument's name, and write nothing. 100,000 calls with MINFERENCE_EXHAUSTIVE=1, fewer
-// otherwise.
+// that begins with that argument's name, and write nothing.
 #include <gtest/gtest.h>
 
 #include <functional>

@@ -119,7 +119,7 @@ TEST(Context, SecondCallIsBusyAndMessagesArePerThread) {
             for (int64_t i = num_tasks; i-- > 0;) task(argument, i);
           },
       .parallel_for_state = &host};
-  Layer layer({.batch = 1, .query_heads = 2, .kv_heads = 1, .q_len = 64, .kv_len = 64, .head_dim = 64});
+  Layer layer({.batch = 1, .query_heads = 2, .kv_heads = 1, .q_len = 512, .kv_len = 512, .head_dim = 64});
   host.layer = &layer;
   ASSERT_EQ(minference_context_create(&options, &host.context), MINFERENCE_OK);
   const auto result = run(layer, host.context);

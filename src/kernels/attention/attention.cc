@@ -2,6 +2,7 @@
 
 #include <array>
 
+#include "kernels/attention/cpu/amx_attention.h"
 #include "kernels/attention/cpu/kernels.h"
 #include "kernels/attention/cpu/transposed_attention.h"
 
@@ -15,6 +16,14 @@ bool bf16_only(base::DType dtype, std::int64_t) {
   return dtype == base::DType::bf16;
 }
 
+bool bf16_of_packed_dim(base::DType dtype, std::int64_t head_dim) {
+  return dtype == base::DType::bf16 && head_dim <= amx::kMaxHeadDim;
+}
+
+void run_amx(const AttentionCall& call, base::Executor& executor) {
+  amx::attention(call, executor, amx::kStages);
+}
+
 template <const SliceKernel& kKernel>
 void run(const AttentionCall& call, base::Executor& executor) {
   transposed_attention(call, executor, kKernel);
@@ -22,6 +31,7 @@ void run(const AttentionCall& call, base::Executor& executor) {
 
 // Costs: docs/kernels/attention-avx512.md, "Cost constants".
 constexpr std::array kKernels = {
+    AttentionKernel{"amx", base::Isa::amx, bf16_of_packed_dim, run_amx, 1.0 / 64, 0.25},
     AttentionKernel{"avx512bf16", base::Isa::avx512bf16, bf16_only, run<avx512bf16::kSliceKernel>, 1.0 / 64,
                     0.25},
     AttentionKernel{"avx512", base::Isa::avx512, any_shape, run<avx512::kSliceKernel>, 1.0 / 64, 0.25},

@@ -1,0 +1,476 @@
+#include "kernels/attention/cpu/amx_attention.h"
+
+#include <algorithm>
+#include <array>
+#include <limits>
+#include <new>
+#include <vector>
+
+#include "base/aligned_buffer.h"
+
+// The AMX kernel's plan, memory and walk over the index; what runs on tiles is in amx_pipeline.h.
+namespace minference::kernels::amx {
+namespace {
+
+using base::bfloat16;
+
+// Query heads of one KV head that a worker takes through a row block together, so that the packed keys and values they
+// share come from L3 once.
+constexpr std::int64_t kHeadsTogether = 8;
+
+// They take turns after this many units each (512 KiB of packed keys and values at head_dim 128, a quarter of L2).
+constexpr int kSegmentUnits = 32;
+
+// KV heads are packed and attended in rounds, as many at a time as fit in this much memory, and at least one.
+constexpr std::int64_t kPackedBytesARound = std::int64_t{64} << 20;
+
+alignas(64) constexpr bfloat16 kZeroRow[kMaxHeadDim] = {};
+
+constexpr std::int64_t round_up(std::int64_t x, std::int64_t multiple) { return (x + multiple - 1) / multiple * multiple; }
+
+// Where a KV head's packed keys and values lie.
+class PackedLayout {
+ public:
+  PackedLayout(std::int64_t kv_len, std::int64_t padded_dim)
+      : num_blocks((kv_len + kKeyBlockStarts - 1) / kKeyBlockStarts),
+        key_bytes(num_blocks * key_block_bytes(padded_dim)),
+        plane_pairs(num_blocks * (kKeyBlockStarts / 2) + kUnitKeys / 2),
+        plane_bytes(plane_pairs * value_row_bytes(padded_dim)),
+        padded_dim_(padded_dim) {}
+
+  std::int64_t bytes() const { return key_bytes + 2 * plane_bytes; }
+
+  const std::byte* key(const std::byte* head, std::int64_t position) const {
+    return head + position / kKeyBlockStarts * key_block_bytes(padded_dim_) + position % kKeyBlockStarts * 4;
+  }
+  const std::byte* value(const std::byte* head, std::int64_t position) const {
+    return head + key_bytes + position % 2 * plane_bytes + position / 2 * value_row_bytes(padded_dim_);
+  }
+
+  std::int64_t num_blocks;
+  std::int64_t key_bytes;
+  std::int64_t plane_pairs;
+  std::int64_t plane_bytes;
+
+ private:
+  std::int64_t padded_dim_;
+};
+
+// Where a query head's gathered columns lie: units of 32, in the order of the index.
+class ColumnLayout {
+ public:
+  static constexpr std::int64_t kBlockUnits = kKeyBlockKeys / kUnitKeys;
+
+  ColumnLayout(std::int64_t num_columns, std::int64_t padded_dim)
+      : num_units((num_columns + kUnitKeys - 1) / kUnitKeys),
+        key_bytes((num_units + kBlockUnits - 1) / kBlockUnits * key_block_bytes(padded_dim)),
+        padded_dim_(padded_dim) {}
+
+  std::int64_t bytes() const { return key_bytes + num_units * kUnitKeys / 2 * value_row_bytes(padded_dim_); }
+
+  std::int64_t key(std::int64_t unit) const {
+    return unit / kBlockUnits * key_block_bytes(padded_dim_) + unit % kBlockUnits * kUnitKeys * 4;
+  }
+  std::int64_t value(std::int64_t unit) const { return key_bytes + unit * kUnitKeys / 2 * value_row_bytes(padded_dim_); }
+
+  std::int64_t num_units;
+  std::int64_t key_bytes;
+
+ private:
+  std::int64_t padded_dim_;
+};
+
+struct PackedColumns {
+  ColumnLayout layout;
+  const std::byte* data;
+};
+
+// A unit of gathered columns as one row slice sees it: columns that are not the slice's have kNoKey.
+struct ColumnUnit {
+  std::int64_t unit;
+  std::int32_t first, last;  // of the slice's columns
+  bool complete;
+  alignas(64) std::int32_t positions[kUnitKeys];
+};
+
+// What one head computes in the worker's current row slice.
+struct HeadKeys {
+  sparse::RowSliceKeys keys;
+  std::vector<ColumnUnit> columns;
+  const std::byte* packed;         // of its KV head
+  const PackedColumns* packed_columns;
+};
+
+// Lists the columns of `all`, in their packed units, that are in `keys`.
+void list_column_units(const std::vector<std::int32_t>& all, HeadKeys& head) {
+  head.columns.clear();
+  auto next = head.keys.columns.begin();
+  const auto end = head.keys.columns.end();
+  for (std::size_t begin = 0; begin < all.size() && next != end; begin += kUnitKeys) {
+    const std::size_t count = std::min<std::size_t>(kUnitKeys, all.size() - begin);
+    if (*next > all[begin + count - 1]) continue;
+    ColumnUnit unit{.unit = static_cast<std::int64_t>(begin / kUnitKeys), .first = *next, .last = *next, .complete = false, .positions = {}};
+    std::fill(std::begin(unit.positions), std::end(unit.positions), kNoKey);
+    std::size_t found = 0;
+    for (std::size_t i = 0; i < count && next != end; ++i) {
+      if (all[begin + i] != *next) continue;
+      unit.positions[i] = unit.last = *next++;
+      ++found;
+    }
+    unit.complete = found == kUnitKeys;
+    head.columns.push_back(unit);
+  }
+}
+
+// Walks the units of one row group: tiles in their order, then columns. Units that no row attends to are left out.
+class UnitCursor {
+ public:
+  UnitCursor(const HeadKeys& head, const RowGroup& rows, const PackedLayout& layout)
+      : head_(&head),
+        layout_(&layout),
+        rule_(rows.rule),
+        first_(rows.first_position),
+        last_(rows.first_position + rows.num_rows - 1) {
+    skip();
+  }
+
+  bool at_start() const { return at_start_; }
+  bool done() const { return tile_ == head_->keys.tiles.size() && column_ == head_->columns.size(); }
+
+  // Fills in the next unit, and its positions when it is masked.
+  void next(Unit& unit, std::int32_t* positions) {
+    at_start_ = false;
+    if (tile_ < head_->keys.tiles.size()) {
+      const sparse::KeyTile& tile = head_->keys.tiles[tile_];
+      const std::int64_t begin = tile.begin + offset_;
+      const int count = std::min(tile.count - offset_, kUnitKeys);
+      unit = {layout_->key(head_->packed, begin), layout_->value(head_->packed, begin),
+              count < kUnitKeys || (tile.masked && !rule_.allows_all(first_, last_, begin, begin + count - 1))};
+      if (unit.masked) {
+        for (int i = 0; i < kUnitKeys; ++i) positions[i] = i < count ? static_cast<std::int32_t>(begin + i) : kNoKey;
+      }
+      offset_ += kUnitKeys;
+    } else {
+      const ColumnUnit& column = head_->columns[column_++];
+      const PackedColumns& packed = *head_->packed_columns;
+      unit = {packed.data + packed.layout.key(column.unit), packed.data + packed.layout.value(column.unit),
+              !column.complete || (head_->keys.columns_masked && !rule_.allows_all(first_, last_, column.first, column.last))};
+      if (unit.masked) std::copy_n(column.positions, kUnitKeys, positions);
+    }
+    skip();
+  }
+
+ private:
+  bool reached(std::int64_t key) const { return !rule_.causal || key <= last_; }
+
+  void skip() {
+    const auto& tiles = head_->keys.tiles;
+    while (tile_ < tiles.size() && (offset_ >= tiles[tile_].count || !reached(tiles[tile_].begin + offset_))) {
+      ++tile_;
+      offset_ = 0;
+    }
+    if (tile_ < tiles.size()) return;
+    while (column_ < head_->columns.size() && !reached(head_->columns[column_].first)) ++column_;
+  }
+
+  const HeadKeys* head_;
+  const PackedLayout* layout_;
+  sparse::PairRule rule_;
+  std::int64_t first_, last_;
+  std::size_t tile_ = 0;
+  std::int32_t offset_ = 0;
+  std::size_t column_ = 0;
+  bool at_start_ = true;
+};
+
+void push_chunk(const Stages& stages, Pipeline& pipeline, RowGroup& rows, UnitCursor& units) {
+  Chunk& chunk = pipeline.chunks[pipeline.next];
+  chunk.rows = &rows;
+  chunk.first = units.at_start();
+  for (chunk.num_units = 0; chunk.num_units < kChunkUnits && !units.done(); ++chunk.num_units) {
+    units.next(chunk.units[chunk.num_units], chunk.positions[chunk.num_units]);
+  }
+  chunk.last = units.done();
+  stages.push(pipeline);
+}
+
+void drain(const Stages& stages, Pipeline& pipeline) {
+  for (int i = 0; i < 2; ++i) {
+    pipeline.chunks[pipeline.next].num_units = 0;
+    stages.push(pipeline);
+  }
+}
+
+// Heads of one KV head whose rows are cut alike, and a slice of those rows.
+struct WorkItem {
+  std::int64_t first_head, num_heads;
+  sparse::RowSlice slice;
+};
+
+struct Worker {
+  base::AlignedBuffer<Pipeline> pipeline;
+  base::AlignedBuffer<RowGroup> groups;
+  base::AlignedBuffer<std::byte> memory;  // of the row groups
+  std::array<HeadKeys, kHeadsTogether> heads;
+  std::vector<UnitCursor> cursors;  // a row group
+};
+
+class Attention {
+ public:
+  Attention(const AttentionCall& call, base::Executor& executor, const Stages& stages)
+      : call_(call),
+        index_(*call.index),
+        executor_(executor),
+        stages_(stages),
+        padded_dim_(round_up(call.query.dim, kDimStep)),
+        layout_(call.key.rows, padded_dim_),
+        heads_a_round_(std::clamp<std::int64_t>(kPackedBytesARound / std::max<std::int64_t>(layout_.bytes(), 1), 1,
+                                                call.key.heads)),
+        packed_(static_cast<std::size_t>(heads_a_round_ * layout_.bytes())) {
+    std::size_t most_columns = 0;
+    columns_.reserve(index_.heads.size());
+    for (const sparse::HeadIndex& head : index_.heads) {
+      columns_.push_back({ColumnLayout(static_cast<std::int64_t>(head.columns.size()), padded_dim_), nullptr});
+      most_columns = std::max(most_columns, head.columns.size());
+    }
+    std::int64_t most_column_bytes = 0;
+    for (std::int64_t kv_head = 0; kv_head < call.key.heads; kv_head += heads_a_round_) {
+      std::int64_t bytes = 0;
+      for (std::int64_t head = kv_head * group(); head < end_of_round(kv_head) * group(); ++head) {
+        bytes += columns_[static_cast<std::size_t>(head)].layout.bytes();
+      }
+      most_column_bytes = std::max(most_column_bytes, bytes);
+    }
+    packed_columns_ = base::AlignedBuffer<std::byte>(static_cast<std::size_t>(most_column_bytes));
+
+    workers_.resize(static_cast<std::size_t>(executor.num_workers()));
+    for (Worker& worker : workers_) {
+      worker.pipeline = base::AlignedBuffer<Pipeline>(1);
+      worker.groups = base::AlignedBuffer<RowGroup>(kHeadsTogether * 2);
+      worker.memory = base::AlignedBuffer<std::byte>(static_cast<std::size_t>(kHeadsTogether * 2 * group_bytes()));
+      worker.cursors.reserve(kHeadsTogether * 2);
+      for (HeadKeys& head : worker.heads) {
+        sparse::reserve_keys(index_, head.keys);
+        head.columns.reserve(most_columns / kUnitKeys + 1);
+      }
+    }
+    list_work();
+  }
+
+  void run() {
+    for (std::int64_t kv_head = 0; kv_head < call_.key.heads; kv_head = end_of_round(kv_head)) {
+      pack(kv_head, end_of_round(kv_head));
+      const auto& items = items_[static_cast<std::size_t>(kv_head / heads_a_round_)];
+      executor_.parallel_for(static_cast<std::int64_t>(items.size()), [&](std::int64_t i, int worker) {
+        attend(items[static_cast<std::size_t>(i)], workers_[static_cast<std::size_t>(worker)]);
+      });
+    }
+  }
+
+ private:
+  std::int64_t group() const { return call_.query.heads / call_.key.heads; }
+  std::int64_t end_of_round(std::int64_t kv_head) const {
+    return std::min(kv_head + heads_a_round_, call_.key.heads);
+  }
+  std::int64_t group_bytes() const { return kGroupRows * (padded_dim_ * 2 + padded_dim_ * 4 + 64); }
+  std::byte* packed(std::int64_t kv_head) { return packed_.data() + kv_head % heads_a_round_ * layout_.bytes(); }
+
+  // Each round's work, longest first: with a causal index the last rows reach most keys.
+  void list_work() {
+    for (std::int64_t kv_head = 0; kv_head < call_.key.heads; kv_head += heads_a_round_) {
+      std::vector<WorkItem>& items = items_.emplace_back();
+      for (std::int64_t head = kv_head * group(); head < end_of_round(kv_head) * group();) {
+        const std::int64_t end_of_group = (head / group() + 1) * group();
+        const std::int64_t last_dense_rows = index_.heads[static_cast<std::size_t>(head)].last_dense_rows;
+        std::int64_t end = head + 1;
+        while (end < end_of_group && end - head < kHeadsTogether &&
+               index_.heads[static_cast<std::size_t>(end)].last_dense_rows == last_dense_rows) {
+          ++end;
+        }
+        for (const sparse::RowSlice& slice : sparse::row_slices(index_.q_len, last_dense_rows)) {
+          items.push_back({head, end - head, slice});
+        }
+        head = end;
+      }
+      std::stable_sort(items.begin(), items.end(),
+                       [](const WorkItem& a, const WorkItem& b) { return a.slice.begin > b.slice.begin; });
+    }
+  }
+
+  void pack(std::int64_t first_kv_head, std::int64_t end_kv_head) {
+    executor_.parallel_for((end_kv_head - first_kv_head) * layout_.num_blocks, [&](std::int64_t i, int) {
+      pack_block(first_kv_head + i / layout_.num_blocks, i % layout_.num_blocks);
+    });
+    std::byte* data = packed_columns_.data();
+    for (std::int64_t head = first_kv_head * group(); head < end_kv_head * group(); ++head) {
+      PackedColumns& columns = columns_[static_cast<std::size_t>(head)];
+      columns.data = data;
+      executor_.parallel_for(columns.layout.num_units,
+                             [&](std::int64_t unit, int) { pack_column_unit(head, columns.layout, unit, data); });
+      data += columns.layout.bytes();
+    }
+  }
+
+  const bfloat16* row_or_zeros(const base::InputHeads& tensor, std::int64_t head, std::int64_t row) const {
+    return row < tensor.rows ? tensor.row<const bfloat16>(head, row) : kZeroRow;
+  }
+
+  // 288 keys, and the value pairs of 256; the last block also has the pairs that units reach beyond it.
+  void pack_block(std::int64_t kv_head, std::int64_t block) {
+    std::byte* head = packed(kv_head);
+    const std::int64_t begin = block * kKeyBlockStarts;
+    std::byte* keys = head + block * key_block_bytes(padded_dim_);
+    const bfloat16* rows[kKeyBlockKeys + 2];
+    for (std::int64_t i = 0; i < kKeyBlockKeys; ++i) rows[i] = row_or_zeros(call_.key, kv_head, begin + i);
+    for (std::int64_t i = 0; i < kKeyBlockKeys; i += 16) {
+      stages_.pack_keys(rows + i, call_.key.dim, padded_dim_, keys + i * 4);
+    }
+    const bool last = block == layout_.num_blocks - 1;
+    const std::int64_t num_pairs = kKeyBlockStarts / 2 + (last ? kUnitKeys / 2 : 0);
+    for (std::int64_t i = 0; i < 2 * num_pairs + 1; ++i) rows[i] = row_or_zeros(call_.value, kv_head, begin + i);
+    for (std::int64_t parity = 0; parity < 2; ++parity) {
+      std::byte* plane = head + layout_.key_bytes + parity * layout_.plane_bytes;
+      stages_.pack_values(rows + parity, num_pairs, call_.value.dim, padded_dim_,
+                          plane + begin / 2 * value_row_bytes(padded_dim_));
+    }
+  }
+
+  void pack_column_unit(std::int64_t head, const ColumnLayout& layout, std::int64_t unit, std::byte* data) {
+    const std::vector<std::int32_t>& columns = index_.heads[static_cast<std::size_t>(head)].columns;
+    const bfloat16* keys[kUnitKeys];
+    const bfloat16* values[kUnitKeys];
+    for (std::int64_t i = 0; i < kUnitKeys; ++i) {
+      const auto column = static_cast<std::size_t>(unit * kUnitKeys + i);
+      const std::int64_t position = column < columns.size() ? columns[column] : call_.key.rows;
+      keys[i] = row_or_zeros(call_.key, head / group(), position);
+      values[i] = row_or_zeros(call_.value, head / group(), position);
+    }
+    for (std::int64_t i = 0; i < kUnitKeys; i += 16) {
+      stages_.pack_keys(keys + i, call_.key.dim, padded_dim_, data + layout.key(unit) + i * 4);
+    }
+    stages_.pack_values(values, kUnitKeys / 2, call_.value.dim, padded_dim_, data + layout.value(unit));
+  }
+
+  void attend(const WorkItem& item, Worker& worker) {
+    Pipeline& pipeline = worker.pipeline[0];
+    pipeline.head_dim = call_.query.dim;
+    pipeline.padded_dim = padded_dim_;
+    constexpr float kLog2E = 1.44269504f;
+    pipeline.scale = call_.softmax_scale * kLog2E;
+
+    worker.cursors.clear();
+    for (std::int64_t i = 0; i < item.num_heads; ++i) {
+      HeadKeys& keys = worker.heads[static_cast<std::size_t>(i)];
+      list_keys(item.first_head + i, item.slice, keys);
+      for (std::int64_t row = item.slice.begin; row < item.slice.end; row += kGroupRows) {
+        const std::size_t g = worker.cursors.size();
+        RowGroup& rows = worker.groups[g];
+        load_rows(item.first_head + i, row, std::min(item.slice.end, row + kGroupRows), keys.keys.rule,
+                  worker.memory.data() + static_cast<std::int64_t>(g) * group_bytes(), rows);
+        worker.cursors.emplace_back(keys, rows, layout_);
+        if (worker.cursors.back().done()) clear_rows(rows);
+      }
+    }
+
+    stages_.begin(pipeline);
+    stream(worker);
+    const std::size_t groups_a_head = worker.cursors.size() / static_cast<std::size_t>(item.num_heads);
+    for (std::size_t g = 0; g < worker.cursors.size(); ++g) {
+      if (worker.groups[g].out_of_range) repeat(worker.heads[g / groups_a_head], worker.groups[g], pipeline);
+    }
+    stages_.end(pipeline);
+  }
+
+  void list_keys(std::int64_t head, const sparse::RowSlice& slice, HeadKeys& keys) {
+    sparse::keys_of_slice(index_, head, slice, keys.keys);
+    list_column_units(index_.heads[static_cast<std::size_t>(head)].columns, keys);
+    keys.packed = packed(head / group());
+    keys.packed_columns = &columns_[static_cast<std::size_t>(head)];
+  }
+
+  // Query rows [begin, end) of a head.
+  void load_rows(std::int64_t head, std::int64_t begin, std::int64_t end, const sparse::PairRule& rule,
+                 std::byte* memory, RowGroup& rows) {
+    rows.query = reinterpret_cast<bfloat16*>(memory);
+    rows.out_sums = reinterpret_cast<float*>(memory + kGroupRows * padded_dim_ * 2);
+    rows.exp_sums = rows.out_sums + kGroupRows * padded_dim_;
+    rows.has_reference = rows.out_of_range = false;
+    rows.rule = rule;
+    rows.first_position = sparse::position_of_row(index_.q_len, index_.kv_len, begin);
+    rows.kv_len = index_.kv_len;
+    rows.num_rows = static_cast<int>(end - begin);
+    rows.out = call_.out.row<bfloat16>(head, begin);
+    rows.out_stride = call_.out.row_stride;
+    rows.lse = call_.lse.data ? &call_.lse.at(head, begin) : nullptr;
+    rows.lse_stride = call_.lse.row_stride;
+    for (std::int64_t i = 0; i < kGroupRows; ++i) {
+      bfloat16* to = rows.query + i * padded_dim_;
+      const std::int64_t dim = i < rows.num_rows ? call_.query.dim : 0;
+      if (dim > 0) std::copy_n(call_.query.row<const bfloat16>(head, begin + i), dim, to);
+      std::fill(to + dim, to + padded_dim_, bfloat16{0});
+    }
+  }
+
+  void clear_rows(const RowGroup& rows) {
+    for (int i = 0; i < rows.num_rows; ++i) {
+      std::fill_n(rows.out + i * rows.out_stride, call_.out.dim, bfloat16{0});
+      if (rows.lse) rows.lse[i * rows.lse_stride] = -std::numeric_limits<float>::infinity();
+    }
+  }
+
+  void stream(Worker& worker) {
+    Pipeline& pipeline = worker.pipeline[0];
+    for (bool more = true; more;) {
+      more = false;
+      for (std::size_t g = 0; g < worker.cursors.size(); ++g) {
+        UnitCursor& units = worker.cursors[g];
+        for (int i = 0; i < kSegmentUnits && !units.done(); i += kChunkUnits) {
+          push_chunk(stages_, pipeline, worker.groups[g], units);
+        }
+        more |= !units.done();
+      }
+    }
+    drain(stages_, pipeline);
+  }
+
+  // Row groups whose first unit was no measure of the others: the largest score first, then all over again.
+  void repeat(const HeadKeys& keys, RowGroup& rows, Pipeline& pipeline) {
+    constexpr float kLowest = -std::numeric_limits<float>::infinity();
+    std::fill(std::begin(rows.reference), std::end(rows.reference), kLowest);
+    Unit unit;
+    alignas(64) std::int32_t positions[kUnitKeys];
+    for (UnitCursor units(keys, rows, layout_); !units.done();) {
+      units.next(unit, positions);
+      stages_.raise_reference(pipeline, rows, unit, positions);
+    }
+    std::replace(std::begin(rows.reference), std::end(rows.reference), kLowest, 0.0f);
+    rows.has_reference = true;
+    for (UnitCursor units(keys, rows, layout_); !units.done();) push_chunk(stages_, pipeline, rows, units);
+    drain(stages_, pipeline);
+  }
+
+  const AttentionCall& call_;
+  const sparse::SparseIndex& index_;
+  base::Executor& executor_;
+  const Stages& stages_;
+  std::int64_t padded_dim_;
+  PackedLayout layout_;
+  std::int64_t heads_a_round_;
+  base::AlignedBuffer<std::byte> packed_;
+  base::AlignedBuffer<std::byte> packed_columns_;
+  std::vector<PackedColumns> columns_;        // a query head
+  std::vector<Worker> workers_;
+  std::vector<std::vector<WorkItem>> items_;  // a round
+};
+
+}  // namespace
+
+void attention(const AttentionCall& call, base::Executor& executor, const Stages& stages) {
+  try {
+    Attention(call, executor, stages).run();
+  } catch (const std::bad_alloc&) {
+    throw base::Error(base::ErrorCode::out_of_memory, "memory is exhausted: attention has no room for its plan");
+  }
+}
+
+}  // namespace minference::kernels::amx

@@ -2,10 +2,11 @@
 
 #include <cstdint>
 
-// Words for the AMX tile registers (Intel SDM volume 1, chapter 18). Every tile is used at its full size, 16 rows of 64
-// bytes. Only code that dispatch reaches after base::available_isa() found AMX may use them.
+// Words for the AMX tile registers (Intel SDM volume 1, chapter 18). Every tile is used at its full size, 16
+// rows of 64 bytes. Only code that dispatch reaches after base::available_isa() found AMX may use them.
 //
-// They are inline assembly: the compiler's intrinsics do not tell it which memory a tile instruction reads and writes.
+// They are inline assembly: the compiler's intrinsics do not tell it which memory a tile instruction reads
+// and writes.
 namespace minference::cpu {
 
 // `stride` is the distance of a tile's rows in memory, in bytes.
@@ -48,8 +49,8 @@ struct AmxTiles {
     __asm__ volatile("tilestored %%tmm%c0, (%1,%2,1)" ::"i"(tile), "r"(data), "r"(stride) : "memory");
   }
 
-  // c[i][j] += sum over r of a[i][2r] * b[r][2j] + a[i][2r + 1] * b[r][2j + 1]: c is 16 x 16 f32; the rows of a are 32
-  // bf16, those of b 16 pairs of bf16. Denormals count as zero.
+  // c[i][j] += sum over r of a[i][2r] * b[r][2j] + a[i][2r + 1] * b[r][2j + 1]: c is 16 x 16 f32; the rows of
+  // a are 32 bf16, those of b 16 pairs of bf16. Denormals count as zero.
   template <int c, int a, int b>
   [[gnu::always_inline]] static void multiply_add() {
     __asm__ volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(c), "i"(a), "i"(b) : "memory");

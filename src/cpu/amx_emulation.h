@@ -52,7 +52,8 @@ class EmulatedTiles {
     for (int i = 0; i < kRows; ++i) {
       float even[16] = {}, odd[16] = {};
       for (int r = 0; r < 16; ++r) {
-        const float x = flushed(base::to_float(left[i][2 * r])), y = flushed(base::to_float(left[i][2 * r + 1]));
+        const float x = flushed(base::to_float(left[i][2 * r])),
+                    y = flushed(base::to_float(left[i][2 * r + 1]));
         for (int j = 0; j < 16; ++j) {
           even[j] = flushed(std::fma(x, flushed(base::to_float(right[r][2 * j])), even[j]));
           odd[j] = flushed(std::fma(y, flushed(base::to_float(right[r][2 * j + 1])), odd[j]));

@@ -52,7 +52,8 @@ TEST(EmulatedTiles, MultiplyPairsOfRows) {
       }
       EXPECT_NEAR(sums[static_cast<std::size_t>(i * kStride / 4 + j)], expected, 1e-4);
     }
-    for (int j = 16; j < kStride / 4; ++j) EXPECT_EQ(sums[static_cast<std::size_t>(i * kStride / 4 + j)], -1.0f);
+    for (int j = 16; j < kStride / 4; ++j)
+      EXPECT_EQ(sums[static_cast<std::size_t>(i * kStride / 4 + j)], -1.0f);
   }
 }
 

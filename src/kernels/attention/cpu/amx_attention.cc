@@ -14,11 +14,12 @@ namespace {
 
 using base::bfloat16;
 
-// Query heads of one KV head that a worker takes through a row block together, so that the packed keys and values they
-// share come from L3 once.
+// Query heads of one KV head that a worker takes through a row block together, so that the packed keys and
+// values they share come from L3 once.
 constexpr std::int64_t kHeadsTogether = 8;
 
-// They take turns after this many units each (512 KiB of packed keys and values at head_dim 128, a quarter of L2).
+// They take turns after this many units each (512 KiB of packed keys and values at head_dim 128, a quarter of
+// L2).
 constexpr int kSegmentUnits = 32;
 
 // KV heads are packed and attended in rounds, as many at a time as fit in this much memory, and at least one.
@@ -26,7 +27,9 @@ constexpr std::int64_t kPackedBytesARound = std::int64_t{64} << 20;
 
 alignas(64) constexpr bfloat16 kZeroRow[kMaxHeadDim] = {};
 
-constexpr std::int64_t round_up(std::int64_t x, std::int64_t multiple) { return (x + multiple - 1) / multiple * multiple; }
+constexpr std::int64_t round_up(std::int64_t x, std::int64_t multiple) {
+  return (x + multiple - 1) / multiple * multiple;
+}
 
 // Where a KV head's packed keys and values lie.
 class PackedLayout {
@@ -71,7 +74,9 @@ class ColumnLayout {
   std::int64_t key(std::int64_t unit) const {
     return unit / kBlockUnits * key_block_bytes(padded_dim_) + unit % kBlockUnits * kUnitKeys * 4;
   }
-  std::int64_t value(std::int64_t unit) const { return key_bytes + unit * kUnitKeys / 2 * value_row_bytes(padded_dim_); }
+  std::int64_t value(std::int64_t unit) const {
+    return key_bytes + unit * kUnitKeys / 2 * value_row_bytes(padded_dim_);
+  }
 
   std::int64_t num_units;
   std::int64_t key_bytes;
@@ -97,7 +102,7 @@ struct ColumnUnit {
 struct HeadKeys {
   sparse::RowSliceKeys keys;
   std::vector<ColumnUnit> columns;
-  const std::byte* packed;         // of its KV head
+  const std::byte* packed;  // of its KV head
   const PackedColumns* packed_columns;
 };
 
@@ -109,7 +114,11 @@ void list_column_units(const std::vector<std::int32_t>& all, HeadKeys& head) {
   for (std::size_t begin = 0; begin < all.size() && next != end; begin += kUnitKeys) {
     const std::size_t count = std::min<std::size_t>(kUnitKeys, all.size() - begin);
     if (*next > all[begin + count - 1]) continue;
-    ColumnUnit unit{.unit = static_cast<std::int64_t>(begin / kUnitKeys), .first = *next, .last = *next, .complete = false, .positions = {}};
+    ColumnUnit unit{.unit = static_cast<std::int64_t>(begin / kUnitKeys),
+                    .first = *next,
+                    .last = *next,
+                    .complete = false,
+                    .positions = {}};
     std::fill(std::begin(unit.positions), std::end(unit.positions), kNoKey);
     std::size_t found = 0;
     for (std::size_t i = 0; i < count && next != end; ++i) {
@@ -122,7 +131,8 @@ void list_column_units(const std::vector<std::int32_t>& all, HeadKeys& head) {
   }
 }
 
-// Walks the units of one row group: tiles in their order, then columns. Units that no row attends to are left out.
+// Walks the units of one row group: tiles in their order, then columns. Units that no row attends to are left
+// out.
 class UnitCursor {
  public:
   UnitCursor(const HeadKeys& head, const RowGroup& rows, const PackedLayout& layout)
@@ -144,17 +154,20 @@ class UnitCursor {
       const sparse::KeyTile& tile = head_->keys.tiles[tile_];
       const std::int64_t begin = tile.begin + offset_;
       const int count = std::min(tile.count - offset_, kUnitKeys);
-      unit = {layout_->key(head_->packed, begin), layout_->value(head_->packed, begin),
-              count < kUnitKeys || (tile.masked && !rule_.allows_all(first_, last_, begin, begin + count - 1))};
+      unit = {
+          layout_->key(head_->packed, begin), layout_->value(head_->packed, begin),
+          count < kUnitKeys || (tile.masked && !rule_.allows_all(first_, last_, begin, begin + count - 1))};
       if (unit.masked) {
-        for (int i = 0; i < kUnitKeys; ++i) positions[i] = i < count ? static_cast<std::int32_t>(begin + i) : kNoKey;
+        for (int i = 0; i < kUnitKeys; ++i)
+          positions[i] = i < count ? static_cast<std::int32_t>(begin + i) : kNoKey;
       }
       offset_ += kUnitKeys;
     } else {
       const ColumnUnit& column = head_->columns[column_++];
       const PackedColumns& packed = *head_->packed_columns;
       unit = {packed.data + packed.layout.key(column.unit), packed.data + packed.layout.value(column.unit),
-              !column.complete || (head_->keys.columns_masked && !rule_.allows_all(first_, last_, column.first, column.last))};
+              !column.complete || (head_->keys.columns_masked &&
+                                   !rule_.allows_all(first_, last_, column.first, column.last))};
       if (unit.masked) std::copy_n(column.positions, kUnitKeys, positions);
     }
     skip();
@@ -165,7 +178,8 @@ class UnitCursor {
 
   void skip() {
     const auto& tiles = head_->keys.tiles;
-    while (tile_ < tiles.size() && (offset_ >= tiles[tile_].count || !reached(tiles[tile_].begin + offset_))) {
+    while (tile_ < tiles.size() &&
+           (offset_ >= tiles[tile_].count || !reached(tiles[tile_].begin + offset_))) {
       ++tile_;
       offset_ = 0;
     }
@@ -224,13 +238,14 @@ class Attention {
         stages_(stages),
         padded_dim_(round_up(call.query.dim, kDimStep)),
         layout_(call.key.rows, padded_dim_),
-        heads_a_round_(std::clamp<std::int64_t>(kPackedBytesARound / std::max<std::int64_t>(layout_.bytes(), 1), 1,
-                                                call.key.heads)),
+        heads_a_round_(std::clamp<std::int64_t>(
+            kPackedBytesARound / std::max<std::int64_t>(layout_.bytes(), 1), 1, call.key.heads)),
         packed_(static_cast<std::size_t>(heads_a_round_ * layout_.bytes())) {
     std::size_t most_columns = 0;
     columns_.reserve(index_.heads.size());
     for (const sparse::HeadIndex& head : index_.heads) {
-      columns_.push_back({ColumnLayout(static_cast<std::int64_t>(head.columns.size()), padded_dim_), nullptr});
+      columns_.push_back(
+          {ColumnLayout(static_cast<std::int64_t>(head.columns.size()), padded_dim_), nullptr});
       most_columns = std::max(most_columns, head.columns.size());
     }
     std::int64_t most_column_bytes = 0;
@@ -247,7 +262,8 @@ class Attention {
     for (Worker& worker : workers_) {
       worker.pipeline = base::AlignedBuffer<Pipeline>(1);
       worker.groups = base::AlignedBuffer<RowGroup>(kHeadsTogether * 2);
-      worker.memory = base::AlignedBuffer<std::byte>(static_cast<std::size_t>(kHeadsTogether * 2 * group_bytes()));
+      worker.memory =
+          base::AlignedBuffer<std::byte>(static_cast<std::size_t>(kHeadsTogether * 2 * group_bytes()));
       worker.cursors.reserve(kHeadsTogether * 2);
       for (HeadKeys& head : worker.heads) {
         sparse::reserve_keys(index_, head.keys);
@@ -273,7 +289,9 @@ class Attention {
     return std::min(kv_head + heads_a_round_, call_.key.heads);
   }
   std::int64_t group_bytes() const { return kGroupRows * (padded_dim_ * 2 + padded_dim_ * 4 + 64); }
-  std::byte* packed(std::int64_t kv_head) { return packed_.data() + kv_head % heads_a_round_ * layout_.bytes(); }
+  std::byte* packed(std::int64_t kv_head) {
+    return packed_.data() + kv_head % heads_a_round_ * layout_.bytes();
+  }
 
   // Each round's work, longest first: with a causal index the last rows reach most keys.
   void list_work() {
@@ -305,8 +323,9 @@ class Attention {
     for (std::int64_t head = first_kv_head * group(); head < end_kv_head * group(); ++head) {
       PackedColumns& columns = columns_[static_cast<std::size_t>(head)];
       columns.data = data;
-      executor_.parallel_for(columns.layout.num_units,
-                             [&](std::int64_t unit, int) { pack_column_unit(head, columns.layout, unit, data); });
+      executor_.parallel_for(columns.layout.num_units, [&](std::int64_t unit, int) {
+        pack_column_unit(head, columns.layout, unit, data);
+      });
       data += columns.layout.bytes();
     }
   }
@@ -327,7 +346,8 @@ class Attention {
     }
     const bool last = block == layout_.num_blocks - 1;
     const std::int64_t num_pairs = kKeyBlockStarts / 2 + (last ? kUnitKeys / 2 : 0);
-    for (std::int64_t i = 0; i < 2 * num_pairs + 1; ++i) rows[i] = row_or_zeros(call_.value, kv_head, begin + i);
+    for (std::int64_t i = 0; i < 2 * num_pairs + 1; ++i)
+      rows[i] = row_or_zeros(call_.value, kv_head, begin + i);
     for (std::int64_t parity = 0; parity < 2; ++parity) {
       std::byte* plane = head + layout_.key_bytes + parity * layout_.plane_bytes;
       stages_.pack_values(rows + parity, num_pairs, call_.value.dim, padded_dim_,
@@ -458,7 +478,7 @@ class Attention {
   std::int64_t heads_a_round_;
   base::AlignedBuffer<std::byte> packed_;
   base::AlignedBuffer<std::byte> packed_columns_;
-  std::vector<PackedColumns> columns_;        // a query head
+  std::vector<PackedColumns> columns_;  // a query head
   std::vector<Worker> workers_;
   std::vector<std::vector<WorkItem>> items_;  // a round
 };
@@ -469,7 +489,8 @@ void attention(const AttentionCall& call, base::Executor& executor, const Stages
   try {
     Attention(call, executor, stages).run();
   } catch (const std::bad_alloc&) {
-    throw base::Error(base::ErrorCode::out_of_memory, "memory is exhausted: attention has no room for its plan");
+    throw base::Error(base::ErrorCode::out_of_memory,
+                      "memory is exhausted: attention has no room for its plan");
   }
 }
 

@@ -13,8 +13,8 @@
 namespace minference::kernels::amx {
 namespace {
 
-// 2^x. The polynomial is the one of degree 3 with the least relative error on [0, 1): 7.5e-5, a fiftieth of what rounding
-// to bf16 costs afterwards.
+// 2^x. The polynomial is the one of degree 3 with the least relative error on [0, 1): 7.5e-5, a fiftieth of
+// what rounding to bf16 costs afterwards.
 class Exp2 {
  public:
   [[gnu::always_inline]] __m512 operator()(__m512 x) const {
@@ -72,7 +72,8 @@ struct NoMask {
   NoMask(const RowGroup&, const std::int32_t*) {}
 };
 
-// Turns the scores of one unit into probabilities, a few rows at a time, between the tile products of other units.
+// Turns the scores of one unit into probabilities, a few rows at a time, between the tile products of other
+// units.
 template <bool masked>
 class SoftmaxRows {
  public:
@@ -120,21 +121,23 @@ struct NoRows {
   void advance(int) {}
 };
 
-// The largest of each row's scores in a unit, in units of log 2; of those that `mask` allows, or of all when it is null.
+// The largest of each row's scores in a unit, in units of log 2; of those that `mask` allows, or of all when
+// it is null.
 inline float largest_score(const Pipeline& pipeline, const float* scores, int row, const RowMask* mask) {
   __mmask16 allowed[2] = {0xffff, 0xffff};
   if (mask) mask->allowed(row, allowed);
   const __m512 scale = _mm512_set1_ps(pipeline.scale);
   const __m512 lowest = _mm512_set1_ps(-INFINITY);
   const __m512 low = _mm512_mask_mul_ps(lowest, allowed[0], _mm512_load_ps(scores + row * kUnitKeys), scale);
-  const __m512 high = _mm512_mask_mul_ps(lowest, allowed[1], _mm512_load_ps(scores + row * kUnitKeys + 16), scale);
+  const __m512 high =
+      _mm512_mask_mul_ps(lowest, allowed[1], _mm512_load_ps(scores + row * kUnitKeys + 16), scale);
   return _mm512_reduce_max_ps(_mm512_max_ps(low, high));
 }
 
 // Writes a finished row group to out and lse.
 inline void finish_rows(const Pipeline& pipeline, RowGroup& rows) {
-  // A probability is lost below 2^-126, so nothing that counts is lost while a row's sum stays well above it, and out_sums
-  // cannot overflow while it stays well below 2^127.
+  // A probability is lost below 2^-126, so nothing that counts is lost while a row's sum stays well above it,
+  // and out_sums cannot overflow while it stays well below 2^127.
   constexpr float kLowest = 0x1p-64f, kHighest = 0x1p64f;
   for (int i = 0; i < rows.num_rows; ++i) {
     const float sum = _mm512_reduce_add_ps(_mm512_load_ps(rows.exp_sums + i * 16));

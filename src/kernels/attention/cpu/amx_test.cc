@@ -14,8 +14,8 @@
 #include "kernels/attention/reference.h"
 #include "sparse/cover.h"
 
-// The AMX kernel's dataflow, over emulated tiles: every form of index against the reference in double. On a machine with
-// AMX the tiles themselves must give the same bits.
+// The AMX kernel's dataflow, over emulated tiles: every form of index against the reference in double. On a
+// machine with AMX the tiles themselves must give the same bits.
 namespace minference::kernels {
 namespace {
 
@@ -63,7 +63,7 @@ class Problem {
     result.out.assign(query_.size(), kNan);
     result.lse.assign(static_cast<std::size_t>(shape_.query_heads * shape_.q_len), -1.0f);
     AttentionCall call = this->call();
-    call.out = {result.out.data(), base::DType::bf16,          shape_.query_heads, shape_.q_len,
+    call.out = {result.out.data(), base::DType::bf16,      shape_.query_heads,   shape_.q_len,
                 shape_.head_dim,   call.query.head_stride, call.query.row_stride};
     call.lse = {result.lse.data(), shape_.q_len, 1};
     const auto executor = base::make_thread_pool(workers);
@@ -77,16 +77,18 @@ class Problem {
     double worst = 0, worst_lse = 0;
     for (std::int64_t head = 0; head < shape_.query_heads; ++head) {
       for (std::int64_t row = 0; row < shape_.q_len; ++row) {
-        const ReferenceRow expected = reference_attention(
-            call, head, row, [&](std::int64_t k) { return attends(head, row, k); });
-        const auto start = static_cast<std::size_t>(head * call.query.head_stride + row * call.query.row_stride);
+        const ReferenceRow expected =
+            reference_attention(call, head, row, [&](std::int64_t k) { return attends(head, row, k); });
+        const auto start =
+            static_cast<std::size_t>(head * call.query.head_stride + row * call.query.row_stride);
         double error = 0, norm = 0;
         for (std::size_t d = 0; d < static_cast<std::size_t>(shape_.head_dim); ++d) {
           const double x = base::to_float(bfloat16{result.out[start + d]});
           error += (x - expected.out[d]) * (x - expected.out[d]);
           norm += expected.out[d] * expected.out[d];
         }
-        for (auto d = static_cast<std::size_t>(shape_.head_dim); d < static_cast<std::size_t>(row_stride()); ++d) {
+        for (auto d = static_cast<std::size_t>(shape_.head_dim); d < static_cast<std::size_t>(row_stride());
+             ++d) {
           ASSERT_EQ(result.out[start + d], kNan) << "head " << head << " row " << row;
         }
         const float lse = result.lse[static_cast<std::size_t>(head * shape_.q_len + row)];
@@ -113,7 +115,8 @@ class Problem {
   static constexpr std::uint16_t kNan = 0x7fc1;
   std::int64_t row_stride() const { return shape_.head_dim + 8; }
 
-  std::vector<bfloat16> heads(std::int64_t num_heads, std::int64_t rows, float deviation, std::uint32_t seed) const {
+  std::vector<bfloat16> heads(std::int64_t num_heads, std::int64_t rows, float deviation,
+                              std::uint32_t seed) const {
     std::mt19937 random(seed);
     std::normal_distribution<float> normal(0, deviation);
     std::vector<bfloat16> values(static_cast<std::size_t>(num_heads * (rows + 1) * row_stride()));
@@ -121,7 +124,8 @@ class Problem {
     return values;
   }
   base::InputHeads view(const std::vector<bfloat16>& data, std::int64_t num_heads, std::int64_t rows) const {
-    return {data.data(), base::DType::bf16, num_heads, rows, shape_.head_dim, (rows + 1) * row_stride(), row_stride()};
+    return {data.data(),     base::DType::bf16,         num_heads,   rows,
+            shape_.head_dim, (rows + 1) * row_stride(), row_stride()};
   }
 
   Shape shape_;
@@ -166,7 +170,8 @@ TEST(AmxAttention, ManyKeys) {
 }
 
 TEST(AmxAttention, VerticalSlash) {
-  const std::vector<std::vector<std::int32_t>> offsets = {{0, 5, 131, 300}, {17, 500}, {64, 65, 128, 400}, {}};
+  const std::vector<std::vector<std::int32_t>> offsets = {
+      {0, 5, 131, 300}, {17, 500}, {64, 65, 128, 400}, {}};
   std::vector<std::vector<std::int32_t>> columns(4);
   for (std::int32_t k = 0; k < 600; k += 7) columns[0].push_back(k);
   for (std::int32_t k = 0; k < 40; ++k) columns[1].push_back(k);
@@ -217,7 +222,8 @@ TEST(AmxAttention, Window) {
 // Row block 1 of head 1 lists nothing at all.
 TEST(AmxAttention, Blocks) {
   Problem problem({190, 450, 2, 1, 64});
-  const std::vector<std::vector<std::int32_t>> lists[] = {{{0, 4}, {2, 3, 5}, {0, 1, 2, 3, 4, 5, 6, 7}}, {{5}, {}, {7}}};
+  const std::vector<std::vector<std::int32_t>> lists[] = {{{0, 4}, {2, 3, 5}, {0, 1, 2, 3, 4, 5, 6, 7}},
+                                                          {{5}, {}, {7}}};
   for (std::size_t head = 0; head < 2; ++head) {
     HeadIndex& index = problem.index.heads[head];
     index.form = IndexForm::blocks;

@@ -39,9 +39,9 @@ typedef enum minference_status {
   MINFERENCE_INVALID_ARGUMENT = 1, /* a caller's mistake; the message names argument, rule and value */
   MINFERENCE_UNSUPPORTED = 2,      /* legal, but not on this machine or in this version */
   MINFERENCE_OUT_OF_MEMORY = 3,
-  MINFERENCE_BUSY = 4,             /* the context is running another call */
-  MINFERENCE_IO = 5,               /* a file could not be read or written */
-  MINFERENCE_INTERNAL = 6          /* a defect in the library */
+  MINFERENCE_BUSY = 4,    /* the context is running another call */
+  MINFERENCE_IO = 5,      /* a file could not be read or written */
+  MINFERENCE_INTERNAL = 6 /* a defect in the library */
 } minference_status;
 
 /* MINFERENCE_VERSION and MINFERENCE_ABI_VERSION of the loaded library. */
@@ -82,16 +82,18 @@ typedef struct minference_sequence {
 typedef struct minference_context minference_context;
 
 /* Calls task(argument, i) for every i in [0, num_tasks), in any order and on any threads, and returns when all have. */
-typedef void (*minference_parallel_for)(void* state, int64_t num_tasks, void (*task)(void* argument, int64_t i),
-                                        void* argument);
+typedef void (*minference_parallel_for)(void* state, int64_t num_tasks,
+                                        void (*task)(void* argument, int64_t i), void* argument);
 
 typedef struct minference_context_options {
   size_t struct_size;
-  int32_t num_threads;   /* 0: as many as CPUs this process may use */
-  int32_t num_cpus;      /* 0: threads are not pinned */
-  const int32_t* cpus;   /* [num_cpus]: thread i runs on cpus[i % num_cpus]; thread 0 is the caller's and stays */
-  const char* isa;       /* NULL or "": environment variable MINFERENCE_ISA, else the best here; otherwise one of
-                            "portable", "avx2", "avx512", "avx512bf16", "amx" */
+  int32_t num_threads; /* 0: as many as CPUs this process may use */
+  int32_t num_cpus;    /* 0: threads are not pinned */
+  /* [num_cpus]: thread i runs on cpus[i % num_cpus]; thread 0 is the caller's and stays. */
+  const int32_t* cpus;
+  /* NULL or "": environment variable MINFERENCE_ISA, else the best here; otherwise one of "portable", "avx2", "avx512",
+   * "avx512bf16", "amx". */
+  const char* isa;
   minference_parallel_for parallel_for; /* NULL: a pool of the context's own, which sleeps between calls */
   void* parallel_for_state;
 } minference_context_options;
@@ -105,23 +107,24 @@ MINFERENCE_API const char* minference_context_isa(const minference_context* cont
 
 /* The kernel that `step` ("attention" or "estimate") picks for this dtype and head_dim, e.g. "avx512bf16"; NULL and a
  * message for a wrong argument. `isa` NULL as in the options. */
-MINFERENCE_API const char* minference_kernel_name(const char* step, const char* isa, int32_t dtype, int64_t head_dim);
+MINFERENCE_API const char* minference_kernel_name(const char* step, const char* isa, int32_t dtype,
+                                                  int64_t head_dim);
 
 /* ---- Head patterns ------------------------------------------------------------------------------------------------ */
 
 typedef enum minference_pattern {
   MINFERENCE_DENSE = 0,
   MINFERENCE_A_SHAPE = 1,        /* size = {sink, local}: keys k < sink, or 0 <= q - k < local */
-  MINFERENCE_VERTICAL_SLASH = 2, /* size = {vertical, slash}: budgets of MInference 1.0's published selection */
+  MINFERENCE_VERTICAL_SLASH = 2, /* size = {vertical, slash}: budgets of MInference 1.0's selection */
   MINFERENCE_BLOCK_SPARSE = 3,   /* size = {top_k, 0}: 64-key blocks a 64-row block */
-  MINFERENCE_ADAPTIVE = 4        /* vertical-slash with budgets chosen online so as to keep `share_ppm` of the mass */
+  MINFERENCE_ADAPTIVE = 4        /* vertical-slash, chosen online so as to keep `share_ppm` of the mass */
 } minference_pattern;
 
 /* Five int32, so that an int32 array [num_heads, 5] is an array of these. */
 typedef struct minference_head_pattern {
   int32_t pattern;         /* minference_pattern */
   int32_t size[2];         /* meaning by pattern, see above; >= 0 */
-  int32_t last_dense_rows; /* the call's last rows that are computed densely; >= 0. A-shape with it is TriShape */
+  int32_t last_dense_rows; /* >= 0: the call's last rows, computed densely. A-shape with it is TriShape */
   int32_t share_ppm;       /* adaptive: share of the estimated mass in parts per million, 1 .. 1000000 */
 } minference_head_pattern;
 
@@ -131,13 +134,15 @@ typedef struct minference_patterns minference_patterns;
  * what and where. */
 MINFERENCE_API minference_status minference_patterns_load(const char* path, minference_patterns** patterns);
 /* The same from memory; `name` begins the messages. */
-MINFERENCE_API minference_status minference_patterns_parse(const char* text, size_t text_size, const char* name,
-                                                           minference_patterns** patterns);
+MINFERENCE_API minference_status minference_patterns_parse(const char* text, size_t text_size,
+                                                           const char* name, minference_patterns** patterns);
 /* The set compiled into the library for a hub id such as "meta-llama/Llama-3.1-8B-Instruct". */
-MINFERENCE_API minference_status minference_patterns_builtin(const char* model, minference_patterns** patterns);
+MINFERENCE_API minference_status minference_patterns_builtin(const char* model,
+                                                             minference_patterns** patterns);
 /* A set from an array [num_layers, num_query_heads]. */
 MINFERENCE_API minference_status minference_patterns_create(int64_t num_layers, int64_t num_query_heads,
-                                                            const minference_head_pattern* heads, const char* source,
+                                                            const minference_head_pattern* heads,
+                                                            const char* source,
                                                             minference_patterns** patterns);
 MINFERENCE_API void minference_patterns_destroy(minference_patterns* patterns);
 
@@ -152,12 +157,14 @@ MINFERENCE_API const char* minference_patterns_source(const minference_patterns*
 MINFERENCE_API minference_status minference_patterns_layer(const minference_patterns* patterns, int64_t layer,
                                                            minference_head_pattern* heads);
 /* Refuses, naming both counts, unless the set has exactly these. */
-MINFERENCE_API minference_status minference_patterns_check(const minference_patterns* patterns, int64_t num_layers,
-                                                           int64_t num_query_heads);
+MINFERENCE_API minference_status minference_patterns_check(const minference_patterns* patterns,
+                                                           int64_t num_layers, int64_t num_query_heads);
 /* Our JSON, zero-terminated; owned by the set. */
-MINFERENCE_API minference_status minference_patterns_json(const minference_patterns* patterns, const char** text);
+MINFERENCE_API minference_status minference_patterns_json(const minference_patterns* patterns,
+                                                          const char** text);
 /* Written to a temporary file beside `path`, then renamed. */
-MINFERENCE_API minference_status minference_patterns_save(const minference_patterns* patterns, const char* path);
+MINFERENCE_API minference_status minference_patterns_save(const minference_patterns* patterns,
+                                                          const char* path);
 
 /* ---- A whole layer ------------------------------------------------------------------------------------------------- */
 
@@ -170,8 +177,8 @@ typedef enum minference_fallback {
 typedef struct minference_statistics {
   size_t struct_size;
   double seconds_estimate, seconds_select, seconds_index, seconds_attend;
-  int64_t pairs;     /* computed pairs of the index contract, each once, over sequences and heads */
-  int64_t all_pairs; /* causal pairs of the same rows; density = pairs / all_pairs */
+  int64_t pairs;          /* computed pairs of the index contract, each once, over sequences and heads */
+  int64_t all_pairs;      /* causal pairs of the same rows; density = pairs / all_pairs */
   double* head_density;   /* [num_sequences, Hq] */
   int32_t* head_fallback; /* [num_sequences, Hq]: 1 where the head ran densely by fallback */
 } minference_statistics;
@@ -181,9 +188,9 @@ typedef struct minference_prefill_args {
   minference_tensor query;      /* [B, Hq, q_len, D] f32, f16 or bf16 */
   minference_tensor key, value; /* [B, Hkv, kv_len, D] */
   minference_tensor out;        /* like query */
-  minference_tensor lse;        /* [B, Hq, q_len, 1] f32, natural log, -inf for a row without keys; data NULL: not wanted */
-  float softmax_scale;          /* 0: 1 / sqrt(D) */
-  int32_t non_causal;           /* 1: no causal mask; then dense, A-shape and block-sparse only */
+  minference_tensor lse; /* [B, Hq, q_len, 1] f32, natural log, -inf without keys; data NULL: not wanted */
+  float softmax_scale;   /* 0: 1 / sqrt(D) */
+  int32_t non_causal;    /* 1: no causal mask; then dense, A-shape and block-sparse only */
   const minference_sequence* sequences; /* [num_sequences]; NULL: every batch entry whole */
   int64_t num_sequences;
   const minference_head_pattern* heads; /* [num_heads], num_heads == Hq */
@@ -193,7 +200,8 @@ typedef struct minference_prefill_args {
 
 /* estimate -> select -> index -> attend for all heads of one layer. Rows in no sequence get out = 0 and lse = -inf.
  * `statistics` may be NULL. */
-MINFERENCE_API minference_status minference_prefill(minference_context* context, const minference_prefill_args* args,
+MINFERENCE_API minference_status minference_prefill(minference_context* context,
+                                                    const minference_prefill_args* args,
                                                     minference_statistics* statistics);
 
 /* ---- The steps, one by one (one sequence, batch 1) ------------------------------------------------------------------ */
@@ -207,7 +215,8 @@ typedef struct minference_estimate_args {
   minference_tensor column_sums, diagonal_sums;
   float softmax_scale; /* 0: 1 / sqrt(D) */
 } minference_estimate_args;
-MINFERENCE_API minference_status minference_estimate(minference_context* context, const minference_estimate_args* args);
+MINFERENCE_API minference_status minference_estimate(minference_context* context,
+                                                     const minference_estimate_args* args);
 
 /* Sums -> members, ascending and unique. Heads must be vertical-slash or adaptive. Counts are always written; with
  * capacity too small for some head, nothing else is and the call fails with INVALID_ARGUMENT. */
@@ -216,14 +225,15 @@ typedef struct minference_select_args {
   minference_tensor column_sums, diagonal_sums; /* [1, Hq, 1, kv_len] f32 */
   const minference_head_pattern* heads;         /* [Hq] */
   int64_t num_heads;
-  int32_t* columns;       /* [Hq, column_capacity] */
+  int32_t* columns; /* [Hq, column_capacity] */
   int64_t column_capacity;
   int64_t* column_counts; /* [Hq] */
   int32_t* offsets;       /* [Hq, offset_capacity] */
   int64_t offset_capacity;
   int64_t* offset_counts; /* [Hq] */
 } minference_select_args;
-MINFERENCE_API minference_status minference_select(minference_context* context, const minference_select_args* args);
+MINFERENCE_API minference_status minference_select(minference_context* context,
+                                                   const minference_select_args* args);
 
 /* Which pairs every head computes: see docs/algorithm.md, "The index contract". Immutable. */
 typedef struct minference_index minference_index;
@@ -231,8 +241,9 @@ typedef struct minference_index minference_index;
 /* From columns and offsets: columns [1, Hq, 1, num_columns] and offsets [1, Hq, 1, num_offsets], I32 or I64; duplicates
  * count once, members outside [0, kv_len) are errors (offsets may reach down to 1 - q_len when non_causal). */
 MINFERENCE_API minference_status minference_index_vertical_slash(const minference_tensor* columns,
-                                                                 const minference_tensor* offsets, int64_t q_len,
-                                                                 int64_t kv_len, int32_t non_causal,
+                                                                 const minference_tensor* offsets,
+                                                                 int64_t q_len, int64_t kv_len,
+                                                                 int32_t non_causal,
                                                                  minference_index** index);
 /* From patterns, running the steps that they need on one sequence. fallback as in minference_prefill. */
 typedef struct minference_index_args {
@@ -245,16 +256,18 @@ typedef struct minference_index_args {
   int64_t num_heads;
   int32_t fallback;
 } minference_index_args;
-MINFERENCE_API minference_status minference_index_create(minference_context* context, const minference_index_args* args,
+MINFERENCE_API minference_status minference_index_create(minference_context* context,
+                                                         const minference_index_args* args,
                                                          minference_index** index);
 MINFERENCE_API void minference_index_destroy(minference_index* index);
 
 typedef enum minference_index_form {
-  MINFERENCE_INDEX_ALL = 0,      /* every pair */
-  MINFERENCE_INDEX_RELATIVE = 1, /* keys P + tiles[i] .. P + tiles[i] + 63 and columns, P the position of a row block's
-                                    first row: the same lists for every row block */
-  MINFERENCE_INDEX_WINDOW = 2,   /* A-shape, exact for every pair */
-  MINFERENCE_INDEX_BLOCKS = 3    /* CSR: row block b computes key_blocks[row_offsets[b] .. row_offsets[b + 1]) */
+  MINFERENCE_INDEX_ALL = 0, /* every pair */
+  /* Keys P + tiles[i] .. P + tiles[i] + 63 and columns, P the position of a row block's first row: the same lists for
+   * every row block. */
+  MINFERENCE_INDEX_RELATIVE = 1,
+  MINFERENCE_INDEX_WINDOW = 2, /* A-shape, exact for every pair */
+  MINFERENCE_INDEX_BLOCKS = 3  /* CSR: row block b computes key_blocks[row_offsets[b], row_offsets[b + 1]) */
 } minference_index_form;
 
 /* One head of an index; pointers live as long as the index. */

@@ -12,8 +12,9 @@ namespace minference::kernels {
 // One sequence, all heads: for query head h and row r at position p = kv_len - q_len + r, over the keys k
 // that index->heads[h] lists for (r, k):
 //
-//   out[h, r] = sum_k exp(s_k - lse) value[h / group, k]        s_k = softmax_scale * <query[h, r], key[h /
-//   group, k]> lse[h, r] = log sum_k exp(s_k)
+//   s_k       = softmax_scale * <query[h, r], key[h / group, k]>
+//   lse[h, r] = log sum_k exp(s_k)
+//   out[h, r] = sum_k exp(s_k - lse[h, r]) value[h / group, k]
 //
 // with group = query.heads / key.heads. A row that lists no key gives out = 0 and lse = -inf. Every row of
 // out (and of lse when wanted) is written; nothing else is. Inputs share one dtype; out has it too; scores,

@@ -5,8 +5,12 @@
 namespace minference::kernels {
 namespace {
 
-bool supports_all(base::DType, std::int64_t) { return true; }
-bool supports_multiples_of_8(base::DType, std::int64_t head_dim) { return head_dim % 8 == 0; }
+bool supports_all(base::DType, std::int64_t) {
+  return true;
+}
+bool supports_multiples_of_8(base::DType, std::int64_t head_dim) {
+  return head_dim % 8 == 0;
+}
 bool supports_bf16(base::DType dtype, std::int64_t head_dim) {
   return dtype == base::DType::bf16 && head_dim % 8 == 0;
 }

@@ -7,8 +7,8 @@
 namespace minference::kernels {
 
 // Constants of MInference 1.0's released code (github.com/microsoft/MInference, the run-time path).
-inline constexpr std::int64_t kForcedColumns = 30;    // keys 0..29 are always kept
-inline constexpr std::int64_t kForcedOffsets = 100;   // diagonals 0..99 are always kept
+inline constexpr std::int64_t kForcedColumns = 30;   // keys 0..29 are always kept
+inline constexpr std::int64_t kForcedOffsets = 100;  // diagonals 0..99 are always kept
 inline constexpr std::int64_t kMinVertical = 30;
 inline constexpr std::int64_t kMinSlash = 50;
 
@@ -28,7 +28,7 @@ Selection select_published(std::span<const float> column_sums, std::span<const f
 // Adaptive selection: tiles of 64 adjacent diagonals and single columns in the order of estimated mass per cost, until
 // the estimated mass kept reaches `share` (0..1) of all. `column_cost`: cost of one column of a row block in units of a
 // 64 x 64 tile. `query`-independent: reads sums only.
-Selection select_adaptive(std::span<const float> column_sums, std::span<const float> diagonal_sums, double share,
-                          double column_cost);
+Selection select_adaptive(std::span<const float> column_sums, std::span<const float> diagonal_sums,
+                          double share, double column_cost);
 
 }  // namespace minference::kernels

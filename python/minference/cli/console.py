@@ -1,0 +1,51 @@
+"""Progress and tables on the terminal. Progress goes to stderr, results to stdout."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import warnings
+from collections.abc import Callable, Iterator
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+# Narrower than this, tables would break their rows.
+_MIN_WIDTH = 100
+
+
+def make_console(stderr: bool = False) -> Console:
+    console = Console(stderr=stderr, highlight=False)
+    return console if console.is_terminal else Console(stderr=stderr, highlight=False, width=_MIN_WIDTH)
+
+
+@contextlib.contextmanager
+def progress() -> Iterator[Progress]:
+    """A bar per step; finished steps stay on the screen with their time."""
+    columns = (
+        SpinnerColumn(finished_text="[green]✓[/]"),
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24, complete_style="cyan", finished_style="green"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=make_console(stderr=True)) as bars:
+        yield bars
+
+
+@contextlib.contextmanager
+def step(bars: Progress, description: str, total: int = 1) -> Iterator[Callable[[], None]]:
+    """One bar of `total` units; yields what advances it by one. It is full at the end in any case."""
+    task = bars.add_task(description.ljust(44), total=total)
+    yield lambda: bars.advance(task)
+    bars.update(task, completed=total)
+
+
+def quiet_transformers() -> None:
+    """Keep loading bars and advice of transformers off the screen."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity(logging.ERROR)
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")

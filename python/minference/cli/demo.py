@@ -1,0 +1,168 @@
+"""`minference demo`: a long document answered twice, densely and sparsely."""
+
+from __future__ import annotations
+
+import json
+
+from ..needle.prompts import TASKS
+from . import options
+
+_EXAMPLES = """  minference demo
+  minference demo --length 131072 --tasks kv_word         dense attention alone takes ten minutes here
+  minference demo --length 8192 --tasks single passkey kv_hex
+  minference demo --attn a_shape                          a window loses the answer
+"""
+
+
+def add_parser(subparsers) -> None:
+    parser = options.command(
+        subparsers,
+        "demo",
+        run,
+        "answer a long document densely and sparsely, and compare",
+        "Write a long document that hides facts, ask the embedded model about one of them at the end, and "
+        "compare dense attention with MInference: time to first token, answers, density, kept attention mass, "
+        "and every head's pattern.",
+        _EXAMPLES,
+    )
+    options.add_length(parser, 32768)
+    parser.add_argument(
+        "--tasks",
+        nargs="+",
+        choices=TASKS,
+        default=["multikey"],
+        metavar="TASK",
+        help=f"questions to ask, each about a document of its own: {', '.join(TASKS)} (default: multikey)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="another document (default: %(default)s)")
+    parser.add_argument(
+        "--output",
+        default="minference-patterns.png",
+        metavar="FILE",
+        help="picture of every head's pattern (default: %(default)s)",
+    )
+    options.add_attention(parser)
+    options.add_threads(parser)
+    options.add_json(parser)
+
+
+def _measure(bars, model, tokenizer, prompt, attention: str) -> tuple[dict, list, object]:
+    """Everything about one prompt: figures for the table, heads and report for the picture."""
+    from ..greedy import after_each_layer, answer, attention_left_out
+    from ..needle.prompts import answer_tokens
+    from ..observe import observe
+    from ..patch import restore
+    from .console import step
+
+    token_ids = tokenizer(prompt.text).input_ids
+    expected = answer_tokens(tokenizer, prompt)
+    layers = model.config.num_hidden_layers
+
+    def timed(description, num_tokens):
+        # The bar counts the layers of the pass over the prompt; the few tokens after it overrun it unseen.
+        with step(bars, description, layers) as advance, after_each_layer(model, advance):
+            return answer(model, token_ids, num_tokens)
+
+    with attention_left_out(model):
+        floor = timed("everything but attention", 1)
+    options.patch_of(attention)(model)
+    sparse = timed(f"MInference ({attention})", len(expected))
+    with step(bars, "measuring kept attention mass", layers) as advance:
+        with after_each_layer(model, advance), observe(model) as (report, heads):
+            answer(model, token_ids, 1)
+    restore(model)
+    dense = timed("dense attention (PyTorch SDPA)", len(expected))
+    figures = {
+        "task": prompt.task,
+        "prompt_tokens": len(token_ids),
+        "question": prompt.question,
+        "expected": prompt.answer.strip(),
+        "dense_answer": tokenizer.decode(dense.tokens).strip(),
+        "sparse_answer": tokenizer.decode(sparse.tokens).strip(),
+        "dense_seconds": dense.seconds_to_first_token,
+        "sparse_seconds": sparse.seconds_to_first_token,
+        "floor_seconds": floor.seconds_to_first_token,
+        "density": report.density,
+        "kept_mass": report.kept_mass,
+        "kept_mass_last": report.kept_mass_last,
+    }
+    return figures, heads, report
+
+
+def _table(figures: dict):
+    from rich.table import Table
+
+    from .words import percent, seconds
+
+    dense, sparse, floor = (figures[f"{name}_seconds"] for name in ("dense", "sparse", "floor"))
+    dense_attention, sparse_attention = dense - floor, sparse - floor
+    table = Table(header_style="bold", show_edge=False, pad_edge=False)
+    for name, justify in (("", "left"), ("dense (SDPA)", "right"), ("MInference", "right"), ("", "left")):
+        table.add_column(name, justify=justify)
+    table.add_row(
+        "time to first token",
+        seconds(dense),
+        f"[bold green]{seconds(sparse)}[/]",
+        f"[bold green]{dense / sparse:.1f} times sooner[/]",
+    )
+    # Where attention takes next to nothing, its ratio is noise.
+    ratio = (
+        f"{dense_attention / sparse_attention:.0f} times sooner" if sparse_attention > 0.02 * floor else ""
+    )
+    table.add_row("  of which attention", seconds(dense_attention), seconds(max(sparse_attention, 0)), ratio)
+    table.add_row(
+        "  of which the rest", seconds(floor), seconds(floor), "the same: no attention kernel shortens it"
+    )
+    table.add_row("density", percent(1), percent(figures["density"]), "query-key pairs computed")
+    table.add_row("attention mass kept", percent(1), percent(figures["kept_mass"]), "mean over all rows")
+    table.add_row("", "", percent(figures["kept_mass_last"]), "mean over the last 64 rows, which answer")
+    right = figures["expected"]
+    answers = (figures["dense_answer"], figures["sparse_answer"])
+    marked = [f"[green]{a}[/]" if a == right else f"[red]{a}[/]" for a in answers]
+    if answers[0] == answers[1]:
+        verdict = "the same, and right" if answers[0] == right else f"the same, and wrong: {right} is right"
+    else:
+        verdict = f"different: {right} is right"
+    table.add_row("answer", *marked, verdict)
+    return table
+
+
+def run(args) -> int:
+    from .. import instruction_set
+    from ..greedy import answer
+    from ..needle import model as needle
+    from ..needle.prompts import make_prompt
+    from . import pictures
+    from .console import make_console, progress, quiet_transformers, step
+
+    console = make_console(stderr=args.json)
+    quiet_transformers()
+    threads = options.set_threads(args)
+    with progress() as bars:
+        with step(bars, "loading the embedded model"):
+            model, tokenizer = needle.load()
+        text = model.config
+        console.print(
+            f"[bold]Embedded model[/]  {sum(p.numel() for p in model.parameters()) / 1e6:.0f} M parameters, "
+            f"{text.num_hidden_layers} layers of {text.num_attention_heads} heads, "
+            f"{str(model.dtype).split('.')[-1]}; {threads} threads, {instruction_set()}"
+        )
+        results = []
+        for task in args.tasks:
+            with step(bars, f"writing a document: {task}"):
+                prompt = make_prompt(tokenizer, task, args.length, args.seed)
+            with step(bars, "warming up"):
+                answer(model, tokenizer(prompt.text[:2000]).input_ids, 2)
+            figures, heads, report = _measure(bars, model, tokenizer, prompt, args.attn)
+            results.append(figures)
+        with step(bars, "drawing every head's pattern"):
+            title = f"What every head computes: {args.tasks[-1]}, {figures['prompt_tokens']:,} tokens"
+            pictures.save_patterns(args.output, heads, report, title)
+    for figures in results:
+        console.print(f"\n[bold]{figures['task']}[/], {figures['prompt_tokens']:,} tokens")
+        console.print(figures["question"].strip(), style="dim")
+        console.print(_table(figures))
+    console.print(f"\nEvery head's pattern: [bold]{args.output}[/]")
+    if args.json:
+        print(json.dumps({"results": results, "picture": args.output}, indent=2))
+    return 0

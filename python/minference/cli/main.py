@@ -1,0 +1,56 @@
+"""Arguments, and what a process returns: 0 success, 1 failure, 2 wrong usage.
+
+Every command is a module with `add_parser(subparsers)`; it imports what is heavy only when it runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from . import bench, demo, inspect, models
+
+SUCCESS, FAILURE, INTERRUPTED = 0, 1, 130
+
+_EXAMPLES = """examples:
+  minference demo                              a 32K-token document answered twice, densely and sparsely
+  minference models                            models whose head patterns come with the library
+  minference inspect --output pictures         every head of the embedded model: pattern, density, kept mass
+  minference bench --lengths 8192 --json       our kernels against PyTorch's
+
+`minference COMMAND --help` explains a command.
+"""
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="minference",
+        description="Sparse prefill for long prompts: MInference 1.0 in C++.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    from .. import __version__
+
+    parser.add_argument("--version", action="version", version=f"minference {__version__}")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for command in (demo, models, inspect, bench):
+        command.add_parser(subparsers)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command. argparse exits with 2 by itself when the arguments are wrong."""
+    args = _parser().parse_args(arguments)
+    try:
+        return args.run(args)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except ModuleNotFoundError as error:
+        print(
+            f"minference: {args.command} needs {error.name}: pip install 'minference-cpp[demo]'",
+            file=sys.stderr,
+        )
+    except (OSError, ValueError, NotImplementedError, RuntimeError, ImportError) as error:
+        print(f"minference: {error}", file=sys.stderr)
+    return FAILURE

@@ -1,0 +1,212 @@
+"""Pictures of heads: what each one computes, what it keeps, and where one head's attention goes."""
+
+from __future__ import annotations
+
+import os
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt  # noqa: E402  (after the backend is chosen)
+import numpy as np  # noqa: E402
+from matplotlib.colors import LogNorm  # noqa: E402
+
+from ..observe import Head, computed_share  # noqa: E402
+from ..report import Report  # noqa: E402
+from .words import pattern_words  # noqa: E402
+
+_INK, _QUIET, _NOTHING = "#1b1f24", "#6b7480", "#eef0f3"
+_STYLE = {
+    "font.family": "DejaVu Sans",
+    "font.size": 8,
+    "text.color": _INK,
+    "axes.edgecolor": "#c9ced6",
+    "axes.labelcolor": _QUIET,
+    "axes.linewidth": 0.6,
+    "xtick.color": _QUIET,
+    "ytick.color": _QUIET,
+    "figure.facecolor": "white",
+    "savefig.dpi": 150,
+}
+_DOTS_PER_INCH = 150
+
+
+def _colours(name: str):
+    """A colour map whose "nothing here" is a light grey and whose "future" is white."""
+    return matplotlib.colormaps[name].with_extremes(under=_NOTHING, bad="white")
+
+
+def _shown(values: np.ndarray) -> np.ndarray:
+    """Zeros as numbers below every scale: a logarithmic scale would take them for missing."""
+    return np.where(values == 0, np.finfo(float).tiny, values)
+
+
+def _save(figure, path: str | os.PathLike) -> None:
+    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+    figure.savefig(path, dpi=_DOTS_PER_INCH, bbox_inches="tight", pad_inches=0.15)
+    plt.close(figure)
+
+
+def _bare(axes) -> None:
+    axes.set_xticks([])
+    axes.set_yticks([])
+
+
+def save_patterns(path: str | os.PathLike, heads: list[Head], report: Report, title: str) -> None:
+    """One small picture for every head: the share of each cell's pairs that is computed, keys to the right, queries
+    down."""
+    layers = sorted({head.layer for head in heads})
+    columns = 1 + max(head.head for head in heads)
+    with plt.rc_context(_STYLE):
+        figure, grid = plt.subplots(
+            len(layers), columns, figsize=(1.25 * columns + 0.9, 1.48 * len(layers) + 0.9), squeeze=False
+        )
+        for axes in grid.flat:
+            axes.axis("off")
+        image = None
+        for head in heads:
+            axes = grid[layers.index(head.layer)][head.head]
+            axes.axis("on")
+            _bare(axes)
+            layer = next(layer for layer in report.layers if layer.layer == head.layer)
+            share = computed_share(head)
+            if layer.fallback[head.head] > 0.5:
+                share = np.where(np.tri(len(share), dtype=bool), 1.0, np.nan) if share is not None else None
+            if share is None:
+                axes.text(0.5, 0.5, pattern_words(head.pattern), ha="center", transform=axes.transAxes)
+            else:
+                image = axes.imshow(
+                    _shown(share), cmap=_colours("magma_r"), norm=LogNorm(1e-3, 1), interpolation="nearest"
+                )
+            axes.set_title(
+                f"{100 * layer.density[head.head]:.1f} %  ·  {100 * layer.kept_mass[head.head]:.0f} %",
+                fontsize=7,
+                color=_QUIET,
+                pad=3,
+            )
+            if head.head == 0:
+                axes.set_ylabel(f"layer {head.layer}", fontsize=8, color=_INK)
+            if head.layer == layers[-1]:
+                axes.set_xlabel(f"head {head.head}", fontsize=8, color=_INK)
+        heading = figure.suptitle(title, fontsize=13, fontweight="bold", x=0.5, y=1, va="top")
+        heading.set_in_layout(False)  # the rectangle below makes room for it
+        figure.text(
+            0.5,
+            1 - 0.36 / figure.get_figheight(),
+            "queries down, keys to the right; above each head: density (pairs computed) · attention mass kept",
+            ha="center",
+            va="top",
+            color=_QUIET,
+        )
+        figure.tight_layout(rect=(0, 0, 0.93, 1 - 0.5 / figure.get_figheight()), w_pad=0.6, h_pad=0.7)
+        if image is not None:
+            bar = figure.colorbar(image, cax=figure.add_axes((0.945, 0.3, 0.012, 0.4)), extend="min")
+            bar.set_label("share of a cell's pairs computed")
+            bar.outline.set_visible(False)
+        _save(figure, path)
+
+
+def save_heat_map(path: str | os.PathLike, report: Report, title: str) -> None:
+    """Density and kept mass of all heads: layers down, heads to the right."""
+    panels = [
+        ("density", [layer.density for layer in report.layers if layer.calls], "viridis_r"),
+        (
+            "attention mass kept, all rows",
+            [layer.kept_mass for layer in report.layers if layer.calls],
+            "viridis",
+        ),
+        (
+            "attention mass kept, last 64 rows",
+            [layer.kept_mass_last for layer in report.layers if layer.calls],
+            "viridis",
+        ),
+    ]
+    names = [layer.layer for layer in report.layers if layer.calls]
+    num_layers, num_heads = len(names), len(panels[0][1][0])
+    with_numbers = num_heads <= 16
+    cell = 0.42 if with_numbers else 0.16
+    with plt.rc_context(_STYLE):
+        figure, grid = plt.subplots(
+            1,
+            3,
+            figsize=(3 * max(cell * num_heads + 0.9, 2.6), max(cell * num_layers, 1.6) + 1.3),
+            squeeze=False,
+        )
+        for axes, (name, values, colours) in zip(grid.flat, panels):
+            values = np.array(values)
+            low, high = (0, max(values.max(), 1e-6)) if name == "density" else (min(values.min(), 0.9), 1)
+            image = axes.imshow(values, cmap=colours, vmin=low, vmax=high, aspect="auto")
+            axes.set_title(f"{name}\nmean {100 * values.mean():.1f} %", fontsize=9)
+            axes.set_xlabel("head")
+            axes.set_ylabel("layer")
+            if with_numbers:
+                axes.set_xticks(range(num_heads))
+                axes.set_yticks(range(num_layers), names)
+                for (layer, head), value in np.ndenumerate(values):
+                    red, green, blue, _ = image.cmap(image.norm(value))
+                    dark = 0.3 * red + 0.6 * green + 0.1 * blue < 0.5
+                    axes.text(
+                        head,
+                        layer,
+                        f"{100 * value:.1f}",
+                        ha="center",
+                        va="center",
+                        fontsize=6,
+                        color="white" if dark else _INK,
+                    )
+            axes.tick_params(length=0)
+            bar = figure.colorbar(image, ax=axes, fraction=0.05, pad=0.03)
+            bar.ax.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
+            bar.outline.set_visible(False)
+        figure.suptitle(title, fontsize=12, fontweight="bold")
+        figure.tight_layout()
+        _save(figure, path)
+
+
+def save_attention(path: str | os.PathLike, head: Head, density: float, kept_mass: float) -> None:
+    """One head in full: where its attention goes, and what of that is computed, with the columns and diagonals chosen."""
+    share = computed_share(head, len(head.attention))
+    attention = head.attention * len(head.attention)
+    attention = np.where(np.isnan(share), np.nan, attention) if share is not None else attention
+    with plt.rc_context(_STYLE):
+        figure, (left, right) = plt.subplots(1, 2, figsize=(9.4, 4.9), sharey=True)
+        extent = (0, head.kv_len, head.q_len, 0)
+        image = left.imshow(
+            _shown(attention),
+            cmap=_colours("magma"),
+            norm=LogNorm(1e-4, len(head.attention)),
+            extent=extent,
+            interpolation="nearest",
+        )
+        left.set_title("attention mass (1 = evenly spread)", fontsize=9)
+        left.set_ylabel("query")
+        bars = [(image, left)]
+        if share is None:
+            right.text(0.5, 0.5, pattern_words(head.pattern), ha="center", transform=right.transAxes)
+        else:
+            image = right.imshow(
+                _shown(share),
+                cmap=_colours("magma_r"),
+                norm=LogNorm(1e-3, 1),
+                extent=extent,
+                interpolation="nearest",
+            )
+            bars.append((image, right))
+        chosen = (
+            "" if head.columns is None else f": {len(head.columns)} columns, {len(head.offsets)} diagonals"
+        )
+        right.set_title(f"pairs computed{chosen}", fontsize=9)
+        for mappable, axes in bars:
+            axes.set_xlabel("key")
+            figure.colorbar(mappable, ax=axes, fraction=0.046, pad=0.03, extend="min").outline.set_visible(
+                False
+            )
+        figure.suptitle(
+            f"layer {head.layer}, head {head.head}: {pattern_words(head.pattern)}  ·  density {100 * density:.2f} %  ·  "
+            f"mass kept {100 * kept_mass:.1f} %",
+            fontsize=11,
+            fontweight="bold",
+        )
+        figure.tight_layout()
+        _save(figure, path)

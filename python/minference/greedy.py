@@ -1,0 +1,83 @@
+"""Greedy answers of a transformers model, with the time to the first token; and the floor below that time."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from transformers import AttentionInterface, AttentionMaskInterface, StoppingCriteria, StoppingCriteriaList
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Token ids that followed a prompt.
+
+    seconds_to_first_token: the forward pass over the prompt and the choice of the first token.
+    seconds_per_token: mean over the tokens after the first; None when there are none.
+    """
+
+    tokens: list[int]
+    seconds_to_first_token: float
+    seconds_per_token: float | None
+
+
+class _Clock(StoppingCriteria):
+    """Never stops; notes when each token was there."""
+
+    def __init__(self):
+        self.times = [time.perf_counter()]
+
+    def __call__(self, input_ids, scores, **_):
+        self.times.append(time.perf_counter())
+        return torch.zeros(input_ids.shape[0], dtype=torch.bool)
+
+
+def answer(model, token_ids: list[int], num_tokens: int) -> Answer:
+    """At most `num_tokens` tokens after the prompt `token_ids`, the likeliest each time, by `model.generate`."""
+    prompt = torch.tensor([token_ids])
+    clock = _Clock()
+    out = model.generate(
+        prompt,
+        attention_mask=torch.ones_like(prompt),
+        max_new_tokens=num_tokens,
+        do_sample=False,
+        stopping_criteria=StoppingCriteriaList([clock]),
+    )
+    begin, first, *_, last = [*clock.times, clock.times[-1]]
+    count = len(clock.times) - 1
+    return Answer(
+        out[0, len(token_ids) :].tolist(), first - begin, (last - first) / (count - 1) if count > 1 else None
+    )
+
+
+def _copy_query(module, query, key, value, attention_mask, **_):
+    return query.transpose(1, 2).contiguous(), None
+
+
+@contextlib.contextmanager
+def attention_left_out(model) -> Iterator[None]:
+    """Replace attention by a copy of the queries: what remains of the time to first token is the floor, the part that
+    no attention kernel can shorten."""
+    name = "minference_floor"
+    AttentionInterface.register(name, _copy_query)
+    AttentionMaskInterface.register(name, lambda *_, **__: None)
+    previous = model.config._attn_implementation
+    model.set_attn_implementation(name)
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(previous)
+
+
+@contextlib.contextmanager
+def after_each_layer(model, notify: Callable[[], None]) -> Iterator[None]:
+    """Call `notify` after every decoder layer of every forward pass."""
+    hooks = [layer.register_forward_hook(lambda *_: notify()) for layer in model.get_decoder().layers]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()

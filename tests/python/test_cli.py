@@ -1,0 +1,150 @@
+"""The command line, in process; the embedded model answers short prompts."""
+
+import csv
+import io
+import json
+
+import pytest
+
+pytest.importorskip("rich")
+pytest.importorskip("transformers")
+
+from minference.cli import main
+from minference.needle import model as needle
+
+COMMANDS = ("demo", "models", "inspect", "bench")
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+
+def exit_code(*arguments):
+    try:
+        return main(arguments)
+    except SystemExit as error:
+        return error.code
+
+
+def assert_picture(path):
+    content = path.read_bytes()
+    assert content.startswith(PNG_SIGNATURE)
+    width, height = (int.from_bytes(content[at : at + 4], "big") for at in (16, 20))
+    assert width > 400 and height > 300
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_has_examples(command, capsys):
+    assert exit_code(command, "--help") == 0
+    assert f"  minference {command}" in capsys.readouterr().out
+
+
+def test_help_lists_commands(capsys):
+    assert exit_code("--help") == 0
+    out = capsys.readouterr().out
+    assert all(command in out for command in COMMANDS)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        ("fly",),
+        ("demo", "--length", "many"),
+        ("demo", "--tasks", "chess"),
+        ("bench", "--heads", "0"),
+        ("inspect", "--head", "first"),
+        ("demo", "--attn", "guess"),
+    ],
+)
+def test_wrong_usage_is_2(arguments, capsys):
+    assert exit_code(*arguments) == 2
+    assert "minference" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("inspect", "/nowhere/model"), "/nowhere/model"),
+        (("demo", "--length", "100"), "length must be at least 256 tokens, got 100"),
+        (("bench", "--heads", "6"), "--heads must be"),
+        (("inspect", "--prompt", "/nowhere/prompt.txt"), "/nowhere/prompt.txt"),
+    ],
+)
+def test_failure_is_1_and_says_why(arguments, message, capsys):
+    assert exit_code(*arguments) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_missing_model_says_where_it_comes_from(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv(needle.ENVIRONMENT_VARIABLE, str(tmp_path))
+    assert exit_code("demo") == 1
+    assert needle.ENVIRONMENT_VARIABLE in capsys.readouterr().err
+
+
+def test_models_lists_every_pattern(capsys):
+    assert exit_code("models", "--json") == 0
+    rows = {row["model"]: row for row in json.loads(capsys.readouterr().out)}
+    llama = rows["meta-llama/Llama-3.1-8B-Instruct"]
+    assert (llama["layers"], llama["heads"]) == (32, 32)
+    assert all(sum(row["patterns"].values()) == row["layers"] * row["heads"] for row in rows.values())
+    assert exit_code("models") == 0
+    assert "meta-llama/Llama-3.1-8B-Instruct" in capsys.readouterr().out
+
+
+def test_demo_answers_right(tmp_path, capsys):
+    picture = tmp_path / "new folder" / "patterns.png"
+    arguments = ("--length", "2048", "--tasks", "single", "--output", str(picture), "--json")
+    assert exit_code("demo", *arguments) == 0
+    printed = capsys.readouterr()
+    results = json.loads(printed.out)["results"]
+    assert [result["task"] for result in results] == ["single"]
+    for result in results:
+        assert result["dense_answer"] == result["sparse_answer"] == result["expected"]
+        assert 1800 < result["prompt_tokens"] < 2048
+        assert 0 < result["density"] <= 1 and 0.9 < result["kept_mass_last"] < 1 + 1e-6
+        assert 0 < result["floor_seconds"] and 0 < result["sparse_seconds"] and 0 < result["dense_seconds"]
+    assert "the same, and right" in printed.err
+    assert_picture(picture)
+
+
+def test_inspect_shows_and_draws_every_head(tmp_path, capsys):
+    arguments = (
+        "--length",
+        "2048",
+        "--head",
+        "0.1",
+        "--output",
+        str(tmp_path),
+        "--json",
+        "--attn",
+        "adaptive",
+    )
+    assert exit_code("inspect", *arguments) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert [(row["layer"], row["head"]) for row in result["heads"]] == [divmod(i, 8) for i in range(48)]
+    for row in result["heads"]:
+        assert row["pattern"].startswith("adaptive")
+        assert row["columns"] >= 1 and row["diagonals"] >= 1
+        assert 0 < row["density"] <= 1 and 0 < row["kept_mass"] < 1 + 1e-6
+    for name in ("patterns.png", "heads.png", "head-0.1.png"):
+        assert_picture(tmp_path / name)
+    assert len(result["pictures"]) == 3
+
+
+def test_inspect_refuses_heads_that_are_not_there(tmp_path, capsys):
+    assert exit_code("inspect", "--length", "512", "--head", "6.0", "--output", str(tmp_path)) == 1
+    assert "got 6.0" in capsys.readouterr().err
+
+
+def test_bench_forms(tmp_path, capsys):
+    result_file = tmp_path / "kernels.json"
+    common = ("bench", "--lengths", "512", "--heads", "4", "--repeats", "1")
+    assert exit_code(*common, "--format", "csv", "--output", str(result_file)) == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [row["attention"] for row in rows] == ["dense", "layer 15"]
+    assert float(rows[0]["density"]) == 1 and 0 < float(rows[1]["density"]) <= 1
+    result = json.loads(result_file.read_text())
+    assert {"title", "machine", "command", "commit", "date", "rows"} == set(result)
+    assert [str(row["ours_ms"]) for row in result["rows"]] == [row["ours_ms"] for row in rows]
+    assert exit_code(*common, "--format", "md") == 0
+    assert capsys.readouterr().out.startswith("| length | attention |")
+    assert exit_code(*common) == 0
+    assert "speed-up" in capsys.readouterr().out

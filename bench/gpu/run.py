@@ -1,0 +1,204 @@
+"""Builds, checks and times the GPU kernels in one go.
+
+python bench/gpu/run.py --out DIR [--library SO] [--prototype EXE]
+
+Times ours and cuDNN's SDPA (torch) on the same structured heads, interleaved, medians of CUDA events. Rates
+count the causal pairs of the index only; density, kept attention mass and error stand beside every time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pathlib
+import statistics
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+HEADS, KV_HEADS, HEAD_DIM = 32, 8, 128
+
+
+def build(build_dir: pathlib.Path) -> pathlib.Path:
+    subprocess.run(["cmake", "-S", ROOT / "cmake" / "cuda-only", "-B", build_dir, "-G", "Ninja"], check=True)
+    subprocess.run(["cmake", "--build", build_dir], check=True)
+    return build_dir / "libminference_cuda.so"
+
+
+def budgets(layer: int) -> list[tuple[int, int]]:
+    """(vertical, slash) of each head of a layer of Llama-3.1-8B."""
+    patterns = json.loads((ROOT / "patterns" / "llama-3.1-8b.json").read_text())
+    legend = {letter: (p["vertical"], p["slash"]) for letter, p in patterns["legend"].items()}
+    return [legend[letter] for letter in patterns["heads"][layer]]
+
+
+def total_pairs(heads: list, num_tokens: int) -> int:
+    from selection import count_pairs
+
+    counted = {id(head): count_pairs(head, num_tokens) for head in {id(h): h for h in heads}.values()}
+    return sum(counted[id(head)] for head in heads)
+
+
+def relative_error(a, b) -> float:
+    return float((a - b).float().norm() / b.float().norm())
+
+
+class Bench:
+    def __init__(self, library: str):
+        import torch
+        from kernel import Library
+
+        self.torch, self.library = torch, Library(library)
+        self.scale = HEAD_DIM**-0.5
+        self.results: list[dict] = []
+
+    def time_ms(self, call) -> float:
+        begin, end = (self.torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin.record()
+        call()
+        end.record()
+        end.synchronize()
+        return begin.elapsed_time(end)
+
+    def length(self, num_tokens: int, repeats: int, layers: list[int]) -> None:
+        """Times every case of one length, interleaved with cuDNN's dense attention."""
+        torch = self.torch
+        from heads import make_qkv
+        from kernel import DeviceIndex
+        from minference.synthetic import head_type_of_budget
+        from torch.nn.attention import SDPBackend, sdpa_kernel
+
+        types = [head_type_of_budget(*b) for b in budgets(layers[0])]
+        query, key, value = make_qkv(num_tokens, types, KV_HEADS)
+        out, lse = torch.empty_like(query), torch.empty(1, HEADS, num_tokens, 1, device="cuda")
+
+        def cudnn():
+            with sdpa_kernel(SDPBackend.CUDNN_ATTENTION):
+                return torch.nn.functional.scaled_dot_product_attention(
+                    query, key, value, is_causal=True, enable_gqa=True
+                )
+
+        calls, facts = {"cudnn dense": cudnn}, {}
+        dense_out = dense_lse = None
+        for name, heads in self.cases(query, key, layers).items():
+            device = DeviceIndex.upload(heads)
+            calls[name] = lambda d=device: self.library.attention(query, key, value, d, out, lse, self.scale)
+            out.fill_(float("nan")), lse.fill_(float("nan"))
+            calls[name]()
+            if dense_out is None:
+                dense_out, dense_lse = out.clone(), lse.clone()
+            mass = (lse - dense_lse).exp().mean(dim=(0, 2, 3))
+            facts[name] = {
+                "pairs": total_pairs(heads, num_tokens),
+                "kept_mass": float(mass.mean()),
+                "worst_head_mass": float(mass.min()),
+                "output_error": relative_error(out, dense_out),
+                "row_error_f64": self.sampled_error(query, key, value, heads, out),
+            }
+        all_pairs = facts["dense"]["pairs"]
+        facts["cudnn dense"] = {"pairs": all_pairs, "difference_to_ours": relative_error(cudnn(), dense_out)}
+
+        times = {name: [] for name in calls}
+        for _ in range(repeats):
+            for name, call in calls.items():
+                times[name].append(self.time_ms(call))
+        reference = statistics.median(times["cudnn dense"])
+        for name in calls:
+            ms = statistics.median(times[name])
+            row = {"num_tokens": num_tokens, "case": name, "ms": ms, "min_ms": min(times[name])}
+            row["tflops"] = 4 * HEAD_DIM * facts[name]["pairs"] / ms * 1e-9
+            row["density"] = facts[name]["pairs"] / all_pairs
+            row["rate_over_cudnn"] = row["density"] * reference / ms
+            row |= facts[name]
+            self.results.append(row)
+            print(
+                f"{num_tokens:7d} {name:18s} {ms:9.3f} ms {row['tflops']:6.1f} TFLOP/s "
+                f"{row['rate_over_cudnn']:.3f} of cuDNN's rate  density {row['density']:.4f}  "
+                f"mass {row.get('kept_mass', 1.0):.4f}  error {row.get('row_error_f64', 0.0):.1e}",
+                flush=True,
+            )
+
+    def cases(self, query, key, layers: list[int]) -> dict:
+        """An index of every head, by name; the dense one first."""
+        from kernel import ALL, RELATIVE, HeadIndex
+        from selection import published
+
+        num_tokens = query.shape[2]
+        indices = {"dense": [HeadIndex(ALL)] * HEADS}
+        for layer in layers:
+            indices[f"layer {layer}"] = [
+                published(query[0, h], key[0, h * KV_HEADS // HEADS], *budget)
+                for h, budget in enumerate(budgets(layer))
+            ]
+        for share in (0.05, 0.15):
+            blocks = num_tokens // 128
+            kept = max(1, round(share * blocks))
+            starts = [-128 * (i * blocks // kept) for i in range(kept)]
+            tiles = tuple(tile for start in starts for tile in (start, start - 64))
+            indices[f"{share:.0%} in runs of 2"] = [HeadIndex(RELATIVE, tiles)] * HEADS
+        columns = tuple(range(0, num_tokens, max(1, num_tokens // 3500)))[:3500]
+        indices["3500 columns"] = [HeadIndex(RELATIVE, (0, -64, -128), columns)] * HEADS
+        return indices
+
+    def sampled_error(self, query, key, value, heads, out) -> float:
+        """The worst of 16 rows of four heads against float64."""
+        torch = self.torch
+        from reference import attend, visible
+
+        num_tokens, worst = query.shape[2], 0.0
+        rows = torch.cat((torch.arange(4), torch.randint(num_tokens, (12,)))).cuda()
+        for h in range(0, HEADS, HEADS // 4):
+            kv_head = h * KV_HEADS // HEADS
+            mask = visible(heads[h], rows, num_tokens, num_tokens)
+            expected, _ = attend(query[0, h, rows], key[0, kv_head], value[0, kv_head], mask, self.scale)
+            error = (out[0, h, rows].double() - expected).norm(dim=-1) / expected.norm(dim=-1)
+            worst = max(worst, float(error.nan_to_num(float("inf")).max()))
+        return worst
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=pathlib.Path, required=True, help="folder for attention.json")
+    parser.add_argument("--library", help="libminference_cuda.so; built from the checkout when not given")
+    parser.add_argument("--prototype", help="a program to time beside, called with lengths")
+    parser.add_argument("--lengths", type=int, nargs="+", default=[8192, 32768, 131072])
+    parser.add_argument(
+        "--layers", type=int, nargs="+", default=[15, 0], help="of Llama-3.1-8B; heads look like the first's"
+    )
+    parser.add_argument("--cases", type=int, default=200, help="random cases of the check")
+    parser.add_argument("--commit", default="")
+    options = parser.parse_args()
+    sys.path[:0] = [str(ROOT / "python")]
+    library = options.library or str(build(options.out / "build"))
+
+    # In a process of its own with a time limit, so that a kernel that hangs costs little.
+    check = [sys.executable, pathlib.Path(__file__).with_name("check.py"), library, str(options.cases)]
+    if subprocess.run(check, timeout=150).returncode != 0:
+        return 1
+
+    bench = Bench(library)
+    for num_tokens in options.lengths:
+        bench.length(num_tokens, 5 if num_tokens > 100000 else 11, options.layers)
+    report = {
+        "device": bench.torch.cuda.get_device_name(),
+        "torch": bench.torch.__version__,
+        "commit": options.commit,
+        "command": " ".join(sys.argv),
+        "query_heads": HEADS,
+        "kv_heads": KV_HEADS,
+        "head_dim": HEAD_DIM,
+        "results": bench.results,
+    }
+    if options.prototype:
+        run = subprocess.run(
+            [options.prototype, *map(str, options.lengths)], capture_output=True, text=True, timeout=120
+        )
+        report["prototype"] = run.stdout
+        print(run.stdout)
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "attention.json").write_text(json.dumps(report, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,33 @@
+# libminference_cuda.so: a library of its own beside libminference.so, ahead-of-time code for Hopper, with the
+# CUDA runtime in it.
+enable_language(CUDA)
+find_package(CUDAToolkit 12.4 REQUIRED)
+get_filename_component(root ${CMAKE_CURRENT_LIST_DIR}/.. ABSOLUTE)
+
+add_library(minference_cuda SHARED)
+target_include_directories(minference_cuda PRIVATE ${root}/src ${root}/include ${CUDAToolkit_INCLUDE_DIRS})
+set_target_properties(minference_cuda PROPERTIES
+  CUDA_ARCHITECTURES 90a-real
+  CUDA_RUNTIME_LIBRARY Static
+  CUDA_STANDARD 20
+  CUDA_VISIBILITY_PRESET hidden
+  CUDA_COMPILER_LAUNCHER ${CMAKE_CURRENT_LIST_DIR}/nvcc_checked.sh)
+target_compile_options(minference_cuda PRIVATE
+  $<$<COMPILE_LANGUAGE:CUDA>:-lineinfo -Xcompiler=-Wall,-Wextra,-Wshadow>
+  $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wno-sign-conversion>)
+
+set(attention ${root}/src/kernels/attention/cuda)
+target_sources(minference_cuda PRIVATE
+  ${root}/src/capi/cuda/attention.cc
+  ${root}/src/cuda/tensor_map.cu
+  ${attention}/attention.cu
+  ${attention}/prepare.cu
+  ${attention}/sm90/launch.cu
+  ${attention}/sm90/instantiations/bf16_d64.cu
+  ${attention}/sm90/instantiations/bf16_d96.cu
+  ${attention}/sm90/instantiations/bf16_d128.cu
+  ${attention}/sm90/instantiations/f16_d64.cu
+  ${attention}/sm90/instantiations/f16_d96.cu
+  ${attention}/sm90/instantiations/f16_d128.cu)
+install(TARGETS minference_cuda LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
+install(FILES ${root}/include/minference/minference_cuda.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/minference)

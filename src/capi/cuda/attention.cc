@@ -1,0 +1,92 @@
+#include <exception>
+#include <new>
+#include <string>
+
+#include "base/error.h"
+#include "kernels/attention/cuda/attention_cuda.h"
+#include "minference/minference_cuda.h"
+
+namespace {
+
+namespace base = minference::base;
+namespace kernels = minference::kernels::cuda;
+
+thread_local std::string last_error;
+
+template <class Body>
+minference_status guarded(Body&& body) noexcept {
+  try {
+    body();
+    return MINFERENCE_OK;
+  } catch (const base::Error& error) {
+    last_error = error.what();
+    return static_cast<minference_status>(error.code());
+  } catch (const std::bad_alloc&) {
+    last_error = "host memory is exhausted";
+    return MINFERENCE_OUT_OF_MEMORY;
+  } catch (const std::exception& error) {
+    last_error = error.what();
+    return MINFERENCE_INTERNAL;
+  }
+}
+
+template <class View>
+View heads_view(const minference_tensor& tensor, const char* name) {
+  base::require(tensor.data != nullptr, std::string(name) + ".data", "must not be null", "null");
+  base::require(tensor.shape[0] == 1, std::string(name) + ".shape[0]", "must be 1", tensor.shape[0]);
+  base::require(tensor.stride[3] == 1, std::string(name) + ".stride[3]", "must be 1", tensor.stride[3]);
+  base::require(tensor.dtype == MINFERENCE_F16 || tensor.dtype == MINFERENCE_BF16,
+                std::string(name) + ".dtype", "must be float16 or bfloat16", tensor.dtype);
+  View view;
+  view.data = tensor.data;
+  view.dtype = static_cast<base::DType>(tensor.dtype);
+  view.heads = tensor.shape[1];
+  view.rows = tensor.shape[2];
+  view.dim = tensor.shape[3];
+  view.head_stride = tensor.stride[1];
+  view.row_stride = tensor.stride[2];
+  return view;
+}
+
+kernels::DeviceAttentionCall device_call(const minference_cuda_attention_call* call) {
+  base::require(call != nullptr, "call", "must not be null", "null");
+  base::require(call->struct_size == sizeof(minference_cuda_attention_call), "call.struct_size",
+                "must be sizeof(minference_cuda_attention_call)", call->struct_size);
+  static_assert(sizeof(kernels::DeviceHead) == sizeof(minference_cuda_head));
+  kernels::DeviceAttentionCall device;
+  device.query = heads_view<base::InputHeads>(call->query, "query");
+  device.key = heads_view<base::InputHeads>(call->key, "key");
+  device.value = heads_view<base::InputHeads>(call->value, "value");
+  device.out = heads_view<base::OutputHeads>(call->out, "out");
+  device.lse = {static_cast<float*>(call->lse.data), call->lse.stride[1], call->lse.stride[2]};
+  device.softmax_scale = call->softmax_scale;
+  device.index = {reinterpret_cast<const kernels::DeviceHead*>(call->heads), call->tiles, call->columns,
+                  call->tile_capacity, call->column_capacity};
+  return device;
+}
+
+}  // namespace
+
+extern "C" {
+
+minference_status minference_cuda_attention_workspace(const minference_cuda_attention_call* call,
+                                                      size_t* bytes) {
+  return guarded([&] {
+    base::require(bytes != nullptr, "bytes", "must not be null", "null");
+    *bytes = kernels::attention_workspace_bytes(device_call(call));
+  });
+}
+
+minference_status minference_cuda_attention(const minference_cuda_attention_call* call) {
+  return guarded([&] {
+    const kernels::DeviceAttentionCall device = device_call(call);
+    kernels::attention(device, call->workspace, call->workspace_bytes,
+                       static_cast<kernels::Stream>(call->stream));
+  });
+}
+
+const char* minference_cuda_last_error(void) {
+  return last_error.c_str();
+}
+
+}  // extern "C"

@@ -1,0 +1,100 @@
+#pragma once
+
+#include <cstdint>
+
+#include "base/host_device.h"
+#include "kernels/attention/cuda/attention_cuda.h"
+#include "sparse/rules.h"
+
+// What the attention kernel walks, made from the index on the device. docs/kernels/attention-sm90.md explains
+// why.
+namespace minference::kernels::cuda {
+
+// A work item is one query head and two neighbouring row blocks, its lower and its upper half.
+inline constexpr int kHalfRows = static_cast<int>(sparse::kRowBlock);
+inline constexpr int kItemRows = 2 * kHalfRows;
+inline constexpr int kTileKeys = static_cast<int>(sparse::kKeyTile);
+
+// One tile that an item loads: its start, relative to the position of the item's first row unless `absolute`,
+// and which halves compute it (bit 0: lower, bit 1: upper).
+struct Entry {
+  std::int32_t bits;
+
+  static MINFERENCE_HD constexpr Entry relative(std::int32_t start, std::int32_t halves) {
+    return {start * 8 + halves};
+  }
+  static MINFERENCE_HD constexpr Entry absolute(std::int32_t start) { return {start * 8 + 4 + 3}; }
+
+  MINFERENCE_HD constexpr std::int32_t halves() const { return bits & 3; }
+  MINFERENCE_HD constexpr std::int32_t start(std::int32_t item_position) const {
+    return (bits >> 3) + ((bits & 4) != 0 ? 0 : item_position);
+  }
+};
+
+// An item loads its entries and then its columns, 64 a tile; entries e are counted through both.
+// Half h computes the entries order[order_at + j] + (h == 0 ? lead : 0) for j < tiles[h], then every column
+// tile.
+struct alignas(16) Item {
+  std::int32_t head;       // query head; -1 ends the schedule
+  std::int32_t first_row;  // of the call
+  std::int32_t entries_at;
+  std::int32_t num_entries;
+  std::int32_t tiles[2];
+  std::int32_t order_at;
+  std::int32_t lead;
+  std::int32_t second;       // order[order_at + 1], so that a first step need not wait for it
+  std::int32_t num_columns;  // columns at or before the item's last row
+  std::int32_t local;        // window rule; -1: none
+  std::int32_t sink;
+
+  MINFERENCE_HD constexpr std::int32_t column_tiles() const {
+    return (num_columns + kTileKeys - 1) / kTileKeys;
+  }
+};
+
+// The order in which items are computed: by KV head, so that its keys stay in L2; then the longest first;
+// then the heads of the group.
+struct Schedule {
+  std::int32_t num_kv_heads;
+  std::int32_t group;      // query heads a KV head
+  std::int32_t num_pairs;  // pairs of row blocks
+
+  MINFERENCE_HD constexpr std::int32_t num_items() const { return num_kv_heads * group * num_pairs; }
+  MINFERENCE_HD constexpr std::int32_t head(std::int32_t item) const {
+    return item / (group * num_pairs) * group + item % group;
+  }
+  MINFERENCE_HD constexpr std::int32_t first_row(std::int32_t item) const {
+    return (num_pairs - 1 - item % (group * num_pairs) / group) * kItemRows;
+  }
+  MINFERENCE_HD constexpr std::int32_t item(std::int32_t head_index, std::int32_t pair) const {
+    return head_index / group * group * num_pairs + (num_pairs - 1 - pair) * group + head_index % group;
+  }
+};
+
+// Device memory of one call, laid out by plan_layout().
+struct Plan {
+  Schedule schedule;
+  std::int32_t q_len;
+  std::int32_t kv_len;
+  std::int32_t tile_capacity;      // of the index
+  std::int32_t entry_capacity;     // of one list of entries; even
+  std::int32_t column_capacity;    // of one head's columns in the index
+  std::int32_t gathered_capacity;  // of one head's gathered columns; a multiple of 64
+  std::int32_t cover_words;        // of one head's cover
+
+  std::int32_t* next_item;  // work counter
+  Item* items;              // [num_items + 1], the last one ends the schedule
+  Entry* entries;  // [num_query_heads + 1, entry_capacity]; the last list is the dense one, see prepare.cu
+  std::int32_t* order;  // the same shape
+  // Bit kv_len + r: the key r after a row block's first row lies in one of the head's tiles.
+  // [num_query_heads, words]
+  std::uint32_t* cover;
+  const std::int32_t* columns;  // the index's
+  void* gathered_key;           // [num_query_heads, gathered_capacity, head_dim], zero behind the last column
+  void* gathered_value;
+};
+
+// Fills the plan's device memory and gathers the columns' keys and values.
+void prepare_plan(const DeviceAttentionCall& call, const Plan& plan, Stream stream);
+
+}  // namespace minference::kernels::cuda

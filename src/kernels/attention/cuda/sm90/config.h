@@ -1,0 +1,78 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "cuda/barrier.cuh"
+#include "kernels/attention/cuda/plan.h"
+
+// Shapes and the shared-memory plan of the Hopper attention kernel.
+namespace minference::kernels::cuda::sm90 {
+
+inline constexpr int kPanelDim = 64;  // elements of a 128-byte swizzled row
+inline constexpr int kPanelRowBytes = 128;
+inline constexpr int kTilePanelBytes = kTileKeys * kPanelRowBytes;  // one panel of a 64-key tile
+inline constexpr int kWarpgroup = 128;
+inline constexpr int kThreads = 3 * kWarpgroup;  // producers, then the warpgroup of each half
+inline constexpr int kConsumerWarps = 8;
+inline constexpr int kHalfWarps = 4;
+inline constexpr int kQueryBuffers = 2;
+inline constexpr int kColumnMasks = 16;
+inline constexpr int kColumnMaskBatch = 2;  // column tiles whose masks are made at once
+inline constexpr int kProducerRegisters = 40;
+inline constexpr int kConsumerRegisters = 232;
+
+// A tile's start in the ring of keys, or this bit and the tile's number among the columns.
+inline constexpr std::int32_t kColumnTile = 1 << 30;
+
+enum NamedBarrier : int { kTurnOfLowerHalf = 1, kTurnOfUpperHalf = 2 };
+
+template <class Element, int HeadDim>
+struct Config {
+  using T = Element;
+  static constexpr int kHeadDim = HeadDim;
+  static constexpr int kPanels = (HeadDim + kPanelDim - 1) / kPanelDim;
+  // Keys are held until their exponentials are known to be in range, values only for the product: three steps
+  // of two tiles against two.
+  static constexpr int kKeySlots = kPanels == 1 ? 8 : 6;
+  static constexpr int kValueSlots = kPanels == 1 ? 8 : 4;
+  static constexpr int kKeyPanelStride = kKeySlots * kTilePanelBytes;
+  static constexpr int kValuePanelStride = kValueSlots * kTilePanelBytes;
+  static constexpr int kQueryPanelBytes = kItemRows * kPanelRowBytes;
+  static constexpr int kQueryBytes = kPanels * kQueryPanelBytes;
+  static constexpr int kTileBytes = kPanels * kTilePanelBytes;
+};
+
+struct ColumnMask {
+  std::uint64_t
+      keep[2];  // by half: columns of the tile that lie in none of its tiles and not behind its last row
+  std::int32_t partial[2];  // by half: some kept column lies behind the half's first row
+};
+
+// Panels outermost, so that two tiles in neighbouring slots form one operand of 128 keys.
+template <class Config>
+struct SharedMemory {
+  alignas(1024) std::uint8_t query[kQueryBuffers][Config::kQueryBytes];  // then the item's output
+  alignas(1024) std::uint8_t key[Config::kPanels][Config::kKeySlots][kTilePanelBytes];
+  alignas(1024) std::uint8_t value[Config::kPanels][Config::kValueSlots][kTilePanelBytes];
+  Item item[kQueryBuffers];
+  ColumnMask column_mask[kColumnMasks];
+  std::int32_t key_start[Config::kKeySlots];
+  minference::cuda::Barrier item_full[kQueryBuffers], item_empty[kQueryBuffers];
+  minference::cuda::Barrier key_full[Config::kKeySlots], key_empty[Config::kKeySlots];
+  minference::cuda::Barrier value_full[Config::kValueSlots], value_empty[Config::kValueSlots];
+  minference::cuda::Barrier mask_full[kColumnMasks], mask_empty[kColumnMasks];
+};
+
+// The n-th use of a ring of `Slots` buffers.
+template <int Slots>
+struct RingPosition {
+  int slot;
+  std::uint32_t parity;
+
+  __device__ __forceinline__ explicit RingPosition(int n)
+      : slot(static_cast<int>(static_cast<unsigned>(n) % Slots)),
+        parity(static_cast<unsigned>(n) / Slots & 1u) {}
+};
+
+}  // namespace minference::kernels::cuda::sm90

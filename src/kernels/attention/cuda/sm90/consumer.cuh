@@ -1,0 +1,436 @@
+#pragma once
+
+#include "cuda/math.cuh"
+#include "cuda/tma.cuh"
+#include "cuda/wgmma.cuh"
+#include "kernels/attention/cuda/sm90/config.h"
+#include "kernels/attention/cuda/sm90/softmax.cuh"
+
+// A consumer warpgroup of the Hopper attention kernel: one half (64 rows) of every item of its CTA.
+//
+// It runs one software pipeline over all items. Each step issues the scores of two tiles and the product of
+// the step before with its values, back to back, and does the softmax while that product and the other
+// warpgroup's matrix products run; at an item's end the "next step" is the next item's first, so the tensor
+// cores never drain. The two warpgroups take turns at issuing.
+namespace minference::kernels::cuda::sm90 {
+
+// A step's two tiles, as uses of the rings of keys and values; the same one twice when the second is absent.
+struct StepTiles {
+  int first, second;
+};
+
+// The tiles that a half computes of one item, two a step.
+struct HalfItem {
+  int order_at;  // of the pair of tiles that `ahead` holds
+  int2 ahead;    // order of the next step's tiles
+  int tiles;
+  int total;         // tiles and column tiles
+  int first_tile;    // use of the rings by entry 0, plus the half's lead
+  int first_column;  // use of the rings by the first column tile, less `tiles`
+
+  __device__ __forceinline__ void begin(const Item& item, int half, int first_use) {
+    using minference::cuda::warp_uniform;
+    order_at = item.order_at / 2;
+    ahead = {0, item.second};
+    tiles = warp_uniform(item.tiles[half]);
+    total = tiles + warp_uniform(item.column_tiles());
+    first_tile = first_use + (half == 0 ? warp_uniform(item.lead) : 0);
+    first_column = first_use + warp_uniform(item.num_entries) - tiles;
+  }
+
+  __device__ __forceinline__ int steps() const { return (total + 1) / 2; }
+
+  // Steps must be asked for in order.
+  __device__ __forceinline__ StepTiles step(int number, const Plan& plan) {
+    using minference::cuda::warp_uniform;
+    const int j = 2 * number;
+    const int first = j < tiles ? first_tile + warp_uniform(ahead.x) : first_column + j;
+    const int second = j + 1 < tiles ? first_tile + warp_uniform(ahead.y) : first_column + j + 1;
+    if (j + 2 < tiles) ahead = __ldg(reinterpret_cast<const int2*>(plan.order) + ++order_at);
+    return {first, j + 1 < total ? second : first};
+  }
+};
+
+template <class Config>
+class Consumer {
+  using T = typename Config::T;
+  static constexpr int kOutputs = Config::kHeadDim / 2;
+  using KeyUse = RingPosition<Config::kKeySlots>;
+  using ValueUse = RingPosition<Config::kValueSlots>;
+
+ public:
+  __device__ __forceinline__ Consumer(SharedMemory<Config>& shared, const Plan& plan, const CUtensorMap& out,
+                                      float scale_log2, base::RowsView lse)
+      : shared_(shared), plan_(plan), out_(out), scale_log2_(scale_log2), lse_(lse) {
+    // A vote, so that the compiler knows that every address made from it is uniform.
+    half_ = __any_sync(minference::cuda::kAllLanes, threadIdx.x >= 2 * kWarpgroup) ? 1 : 0;
+    lane_ = static_cast<int>(threadIdx.x % 32);
+    warp_row_ = half_ * kHalfRows + static_cast<int>(threadIdx.x / 32 % kHalfWarps) * 16;
+    query_operand_ = minference::cuda::wgmma_operand(minference::cuda::shared_address(shared.query[0]) +
+                                                     half_ * kHalfRows * kPanelRowBytes);
+    key_operand_ = minference::cuda::wgmma_operand(minference::cuda::shared_address(shared.key[0][0]));
+    value_operand_ = minference::cuda::wgmma_operand(minference::cuda::shared_address(shared.value[0][0]),
+                                                     Config::kValuePanelStride);
+  }
+
+  __device__ __forceinline__ void run() {
+    using minference::cuda::warp_uniform;
+    if (half_ == 0) minference::cuda::named_barrier_arrive<2 * kWarpgroup>(kTurnOfLowerHalf);
+    int use = 0;
+    wait_for_item(use);
+    if (warp_uniform(shared_.item[0].head) < 0) return;
+    HalfItem tiles;
+    tiles.begin(item(), half_, 0);
+    StepTiles now = tiles.step(0, plan_);
+    issue_first_scores(now);
+    finish_first_softmax(now, item());
+    pack_weights();
+    while (true) {
+      const int turns = steps_of_longer_half(item());
+#pragma unroll 1
+      for (int step = 1; step < tiles.steps(); ++step) {
+        const StepTiles before = now;
+        now = tiles.step(step, plan_);
+        run_step(now, before);
+      }
+      if (tiles.steps() < turns) pass_turn();
+
+      const int buffer = buffer_;
+      const int head = item().head, row = item().first_row + warp_row_;
+      const int next_use = tiles.first_column + tiles.total;
+      mask_use_ += warp_uniform(item().column_tiles());
+      const Softmax done = softmax_;
+      settle_store();
+      wait_for_item(++use);
+      const StepTiles before = now;
+      if (warp_uniform(item().head) < 0) {
+        wait_for_values(before);
+        minference::cuda::wgmma_fence();
+        issue_product(before);
+        minference::cuda::wgmma_commit();
+        minference::cuda::wgmma_wait<0>();
+        minference::cuda::wgmma_pin(output_);
+        store(done, buffer, head, row);
+        break;
+      }
+      tiles.begin(item(), half_, next_use);
+      now = tiles.step(0, plan_);
+      issue<false>(now, before);
+      finish_first_softmax(now, item());
+      finish_product(before);
+      accumulate_ = 0;
+      store(done, buffer, head, row);
+      pack_weights();
+      unsettled_ = buffer;
+    }
+    if (lane_ == 0) minference::cuda::tma_store_wait();
+  }
+
+ private:
+  __device__ __forceinline__ const Item& item() const {
+    return shared_.item[buffer_];
+  }
+
+  __device__ __forceinline__ int steps_of_longer_half(const Item& of) const {
+    const int tiles = max(of.tiles[0], of.tiles[1]) + of.column_tiles();
+    return minference::cuda::warp_uniform((tiles + 1) / 2);
+  }
+
+  __device__ __forceinline__ void wait_for_item(int use) {
+    const RingPosition<kQueryBuffers> at(use);
+    shared_.item_full[at.slot].wait(at.parity);
+    buffer_ = at.slot;
+  }
+
+  __device__ __forceinline__ void wait_for_keys(StepTiles tiles) {
+    const KeyUse first(tiles.first), second(tiles.second);
+    shared_.key_full[first.slot].wait(first.parity);
+    shared_.key_full[second.slot].wait(second.parity);
+  }
+
+  __device__ __forceinline__ void wait_for_values(StepTiles tiles) {
+    const ValueUse first(tiles.first), second(tiles.second);
+    shared_.value_full[first.slot].wait(first.parity);
+    shared_.value_full[second.slot].wait(second.parity);
+  }
+
+  __device__ __forceinline__ void release_keys(StepTiles tiles) {
+    if (lane_ == 0) {
+      shared_.key_empty[KeyUse(tiles.first).slot].arrive();
+      if (tiles.second != tiles.first) shared_.key_empty[KeyUse(tiles.second).slot].arrive();
+    }
+  }
+
+  // scores = query * keys^T. Adjacent: the two tiles stand in neighbouring slots and make one operand.
+  template <bool Adjacent>
+  __device__ __forceinline__ void issue_scores(StepTiles tiles) {
+    using namespace minference::cuda;
+    const std::uint32_t query = query_operand_ + buffer_ * wgmma_operand_step(Config::kQueryBytes);
+    const std::uint32_t first = key_operand_ + KeyUse(tiles.first).slot * wgmma_operand_step(kTilePanelBytes);
+    const std::uint32_t second =
+        key_operand_ + KeyUse(tiles.second).slot * wgmma_operand_step(kTilePanelBytes);
+#pragma unroll
+    for (int k = 0; k < Config::kHeadDim / 16; ++k) {
+      const std::uint32_t in_panel = wgmma_operand_step(k % 4 * 32);
+      const std::uint64_t a =
+          wgmma_descriptor(query + k / 4 * wgmma_operand_step(Config::kQueryPanelBytes) + in_panel);
+      const std::uint32_t key = k / 4 * wgmma_operand_step(Config::kKeyPanelStride) + in_panel;
+      if constexpr (Adjacent) {
+        wgmma_shared<T, 2 * kTileKeys>(scores_, a, wgmma_descriptor(first + key), k != 0);
+      } else {
+        wgmma_shared<T, kTileKeys>(scores_, a, wgmma_descriptor(first + key), k != 0);
+        wgmma_shared<T, kTileKeys>(scores_ + kTileScores, a, wgmma_descriptor(second + key), k != 0);
+      }
+    }
+  }
+
+  // output += weights * values.
+  __device__ __forceinline__ void issue_product(StepTiles tiles) {
+    using namespace minference::cuda;
+    const std::uint32_t operand[2] = {
+        value_operand_ + ValueUse(tiles.first).slot * wgmma_operand_step(kTilePanelBytes),
+        value_operand_ + ValueUse(tiles.second).slot * wgmma_operand_step(kTilePanelBytes)};
+#pragma unroll
+    for (int k = 0; k < 2 * kTileKeys / 16; ++k) {
+      const std::uint32_t value = operand[k / 4] + wgmma_operand_step(k % 4 * 16 * kPanelRowBytes);
+      wgmma_registers<T, Config::kHeadDim>(output_, weights_ + 4 * k, wgmma_descriptor(value),
+                                           k != 0 ? 1 : accumulate_);
+    }
+  }
+
+  __device__ __forceinline__ void issue_first_scores(StepTiles now) {
+    using namespace minference::cuda;
+    wait_for_keys(now);
+    wgmma_fence();
+    issue_scores<false>(now);
+    wgmma_commit();
+    wgmma_wait<0>();
+    wgmma_pin(scores_);
+  }
+
+  // Issues the scores of a step and the product of the one before; returns when the scores are there.
+  template <bool Adjacent>
+  __device__ __forceinline__ void issue(StepTiles now, StepTiles before) {
+    using namespace minference::cuda;
+    wait_for_keys(now);
+    named_barrier_sync<2 * kWarpgroup>(kTurnOfLowerHalf + half_);
+    wgmma_fence();
+    issue_scores<Adjacent>(now);
+    wgmma_commit();
+    wait_for_values(before);
+    wgmma_fence();
+    issue_product(before);
+    wgmma_commit();
+    named_barrier_arrive<2 * kWarpgroup>(kTurnOfUpperHalf - half_);
+    wgmma_wait<1>();
+    wgmma_pin(scores_);
+    accumulate_ = 1;
+  }
+
+  __device__ __forceinline__ void pass_turn() {
+    minference::cuda::named_barrier_sync<2 * kWarpgroup>(kTurnOfLowerHalf + half_);
+    minference::cuda::named_barrier_arrive<2 * kWarpgroup>(kTurnOfUpperHalf - half_);
+  }
+
+  __device__ __forceinline__ void finish_product(StepTiles before) {
+    using namespace minference::cuda;
+    wgmma_wait<0>();
+    wgmma_pin(output_);
+    if (lane_ == 0) {
+      shared_.value_empty[ValueUse(before.first).slot].arrive();
+      if (before.second != before.first) shared_.value_empty[ValueUse(before.second).slot].arrive();
+    }
+    settle_store();
+  }
+
+  // One step that is not an item's first.
+  __device__ __forceinline__ void run_step(StepTiles now, StepTiles before) {
+    issue<false>(now, before);
+    mask(now, item());
+    float part[2], factor[2];
+    softmax_.exponentials(scores_, scale_log2_, part);
+    // Uniform in the warp but not in the warpgroup, so no wgmma instruction may stand in the branch.
+    const bool out_of_range =
+        __any_sync(minference::cuda::kAllLanes, !(fmaxf(part[0], part[1]) <= kLargestSum<T>));
+    if (out_of_range) {
+      const std::uint32_t query_row = minference::cuda::shared_address(shared_.query[buffer_]) +
+                                      (warp_row_ + lane_ % 16) * kPanelRowBytes;
+      scores_again<Config, 0>(scores_, query_row, key_tile(now.first));
+      scores_again<Config, 1>(scores_, query_row, key_tile(now.second));
+      mask(now, item());
+      softmax_.raise(scores_, scale_log2_, factor);
+      softmax_.exponentials(scores_, scale_log2_, part);
+    }
+    release_step(now);
+    softmax_.sum[0] += part[0];
+    softmax_.sum[1] += part[1];
+    finish_product(before);
+    if (out_of_range) scale_output(factor);
+    pack_weights();
+  }
+
+  __device__ __forceinline__ void finish_first_softmax(StepTiles now, const Item& of) {
+    mask(now, of);
+    softmax_.begin(scores_);
+    softmax_.exponentials(scores_, scale_log2_, softmax_.sum);
+    release_step(now);
+  }
+
+  __device__ __forceinline__ std::uint32_t key_tile(int use) const {
+    return minference::cuda::shared_address(shared_.key[0][KeyUse(use).slot]);
+  }
+
+  __device__ __forceinline__ void release_step(StepTiles now) {
+    const int first = shared_.key_start[KeyUse(now.first).slot],
+              second = shared_.key_start[KeyUse(now.second).slot];
+    release_mask(first);
+    if (now.second != now.first) release_mask(second);
+    release_keys(now);
+  }
+
+  __device__ __forceinline__ void release_mask(int start) {
+    if (start & kColumnTile) {
+      const RingPosition<kColumnMasks> at(mask_use_ + (start & ~kColumnTile));
+      if (lane_ == 0) shared_.mask_empty[at.slot].arrive();
+    }
+  }
+
+  __device__ __forceinline__ void mask(StepTiles now, const Item& of) {
+    mask_one<0>(shared_.key_start[KeyUse(now.first).slot], of);
+    if (now.second == now.first) {
+      mask_tile<1>(scores_);
+    } else {
+      mask_one<1>(shared_.key_start[KeyUse(now.second).slot], of);
+    }
+  }
+
+  template <int Tile>
+  __device__ __forceinline__ void mask_one(int start, const Item& of) {
+    if (start & kColumnTile) {
+      mask_column_tile<Tile>(start & ~kColumnTile, of);
+      return;
+    }
+    const int warp_position = of.first_row + warp_row_ + plan_.kv_len - plan_.q_len;
+    const int last = start + kTileKeys - 1;
+    const bool inside_window = of.local < 0 || start > warp_position + 15 - of.local || last < of.sink;
+    if (start >= 0 && last <= warp_position && inside_window) return;
+    const int first_key = start + 2 * (lane_ % 4);
+    VisibleKeys visible;
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      const int position = warp_position + lane_ / 4 + 8 * r;
+      const int begin = of.local < 0 ? 0 : max(0, position - of.local + 1);
+      visible.begin[r] = begin - first_key;
+      visible.end[r] = position + 1 - first_key;
+      visible.sink[r] = min(of.sink, position + 1) - first_key;
+    }
+    mask_keys<Tile>(scores_, visible);
+  }
+
+  template <int Tile>
+  __device__ __forceinline__ void mask_column_tile(int tile, const Item& of) {
+    const RingPosition<kColumnMasks> at(mask_use_ + tile);
+    shared_.mask_full[at.slot].wait(at.parity);
+    const ColumnMask& mask = shared_.column_mask[at.slot];
+    const int first = 2 * (lane_ % 4);
+    if (mask.keep[half_] != ~std::uint64_t{0}) mask_columns<Tile>(scores_, mask.keep[half_] >> first);
+    if (mask.partial[half_] != 0) mask_late_columns<Tile>(tile, of);
+  }
+
+  // Columns behind some row of the half: rows before them do not see them.
+  template <int Tile>
+  __device__ __forceinline__ void mask_late_columns(int tile, const Item& of) {
+    const std::int32_t* columns =
+        plan_.columns + static_cast<std::int64_t>(of.head) * plan_.column_capacity + tile * kTileKeys;
+    const int position = of.first_row + warp_row_ + lane_ / 4 + plan_.kv_len - plan_.q_len;
+#pragma unroll
+    for (int j = 0; j < 8; ++j) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        const int n = 8 * j + 2 * (lane_ % 4) + e % 2;
+        const bool late = tile * kTileKeys + n < of.num_columns && __ldg(columns + n) > position + e / 2 * 8;
+        if (late) scores_[kTileScores * Tile + 4 * j + e] = -INFINITY;
+      }
+    }
+  }
+
+  __device__ __forceinline__ void pack_weights() {
+#pragma unroll
+    for (int i = 0; i < kStepScores / 2; ++i) {
+      weights_[i] = minference::cuda::pack<T>(scores_[2 * i], scores_[2 * i + 1]);
+    }
+  }
+
+  __device__ __forceinline__ void scale_output(const float (&factor)[2]) {
+#pragma unroll
+    for (int i = 0; i < kOutputs; ++i) output_[i] *= factor[i / 2 % 2];
+  }
+
+  // Normalises the output, writes it over this warp's rows of the item's queries and sends it from there.
+  __device__ __forceinline__ void store(const Softmax& softmax, int buffer, int head, int row) {
+    using namespace minference::cuda;
+    const float sum[2] = {softmax.row_sum(0), softmax.row_sum(1)};
+    float inverse[2];
+#pragma unroll
+    for (int r = 0; r < 2; ++r) inverse[r] = sum[r] > 0.0f ? __fdividef(1.0f, sum[r]) : 0.0f;
+    std::uint8_t* rows = shared_.query[buffer] + warp_row_ * kPanelRowBytes;
+    const std::uint32_t lane_row = shared_address(rows) + lane_ % 16 * kPanelRowBytes;
+#pragma unroll
+    for (int j = 0; j < kOutputs / 8; ++j) {
+      const int chunk = (2 * j % 8 + lane_ / 16) ^ lane_ % 8;
+      const float* x = output_ + 8 * j;
+      store_matrices(
+          lane_row + j / 4 * Config::kQueryPanelBytes + (chunk << 4),
+          pack<T>(x[0] * inverse[0], x[1] * inverse[0]), pack<T>(x[2] * inverse[1], x[3] * inverse[1]),
+          pack<T>(x[4] * inverse[0], x[5] * inverse[0]), pack<T>(x[6] * inverse[1], x[7] * inverse[1]));
+    }
+    fence_async_shared();
+    __syncwarp();
+    if (lane_ == 0) {
+#pragma unroll
+      for (int panel = 0; panel < Config::kPanels; ++panel) {
+        tma_store(out_, rows + panel * Config::kQueryPanelBytes, panel * kPanelDim, row, head);
+      }
+      tma_store_commit();
+    }
+    if (lse_.data != nullptr && lane_ % 4 == 0) {
+      constexpr float kLn2 = 0.693147180559945f;
+#pragma unroll
+      for (int r = 0; r < 2; ++r) {
+        const int at = row + lane_ / 4 + 8 * r;
+        const float lse = (softmax.reference[r] * scale_log2_ + __log2f(sum[r])) * kLn2;
+        if (at < plan_.q_len) lse_.data[head * lse_.head_stride + at * lse_.row_stride] = lse;
+      }
+    }
+  }
+
+  // Gives back the query buffer whose output has been sent.
+  __device__ __forceinline__ void settle_store() {
+    if (unsettled_ < 0) return;
+    if (lane_ == 0) {
+      minference::cuda::tma_store_wait_read();
+      shared_.item_empty[unsettled_].arrive();
+    }
+    __syncwarp();
+    unsettled_ = -1;
+  }
+
+  SharedMemory<Config>& shared_;
+  const Plan& plan_;
+  const CUtensorMap& out_;
+  const float scale_log2_;
+  const base::RowsView lse_;
+  int half_, lane_, warp_row_;
+  std::uint32_t query_operand_, key_operand_, value_operand_;
+
+  float scores_[kStepScores];
+  std::uint32_t weights_[kStepScores / 2];
+  float output_[kOutputs];
+  Softmax softmax_;
+  int accumulate_ = 0;  // 0: the next product starts an item's output
+  int buffer_ = 0;
+  int mask_use_ = 0;  // uses of the ring of column masks before this item
+  int unsettled_ = -1;
+};
+
+}  // namespace minference::kernels::cuda::sm90

@@ -1,0 +1,55 @@
+#pragma once
+
+#include <numbers>
+
+#include "cuda/error.h"
+#include "cuda/tensor_map.h"
+#include "kernels/attention/cuda/sm90/kernel.cuh"
+#include "kernels/attention/cuda/sm90/launch.h"
+
+namespace minference::kernels::cuda::sm90 {
+
+template <class Element, int HeadDim>
+void launch_attention_kernel(const DeviceAttentionCall& call, const Plan& plan, Stream stream) {
+  using minference::cuda::check;
+  using minference::cuda::tensor_map;
+  using Shape = Config<Element, HeadDim>;
+  constexpr int kSharedBytes = sizeof(SharedMemory<Shape>) + 1024;
+  static_assert(kSharedBytes <= 227 * 1024, "a CTA of sm_90 has 227 KB of shared memory");
+
+  const auto gathered = [&](const void* data) {
+    base::InputHeads view = call.key;
+    view.data = data;
+    view.heads = call.query.heads;
+    view.rows = plan.gathered_capacity;
+    view.row_stride = call.key.dim;
+    view.head_stride = view.rows * view.row_stride;
+    return view;
+  };
+  Arguments arguments;
+  arguments.inputs.query = tensor_map(call.query, kItemRows, "query");
+  arguments.inputs.key = tensor_map(call.key, kTileKeys, "key");
+  arguments.inputs.value = tensor_map(call.value, kTileKeys, "value");
+  if (plan.gathered_capacity > 0) {
+    arguments.inputs.gathered_key = tensor_map(gathered(plan.gathered_key), kTileKeys, "gathered_key");
+    arguments.inputs.gathered_value = tensor_map(gathered(plan.gathered_value), kTileKeys, "gathered_value");
+  }
+  const base::InputHeads out = {call.out.data, call.out.dtype,       call.out.heads,     call.out.rows,
+                                call.out.dim,  call.out.head_stride, call.out.row_stride};
+  arguments.out = tensor_map(out, kItemRows / kConsumerWarps, "out");
+  arguments.plan = plan;
+  arguments.lse = call.lse;
+  arguments.scale_log2 = call.softmax_scale * std::numbers::log2e_v<float>;
+
+  int device = 0, multiprocessors = 0;
+  check(cudaGetDevice(&device), "asking for the device");
+  check(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device),
+        "asking for its size");
+  check(cudaFuncSetAttribute(attention_kernel<Shape>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                             kSharedBytes),
+        "reserving shared memory");
+  attention_kernel<Shape><<<multiprocessors, kThreads, kSharedBytes, stream>>>(arguments);
+  check(cudaGetLastError(), "launching attention");
+}
+
+}  // namespace minference::kernels::cuda::sm90

@@ -1,0 +1,163 @@
+#pragma once
+
+#include <cmath>
+
+#include "cuda/math.cuh"
+#include "kernels/attention/cuda/sm90/config.h"
+
+// Masks and the softmax of a step's scores: 64 rows by two tiles of 64 keys, held by a warpgroup in wgmma's
+// layout. A thread has rows r and r + 8, and of tile t the scores[32 t + 4 j + e]: row r + 8 (e / 2), key 8 j
+// + first + e % 2.
+//
+// There is no running maximum. An item's first step fixes a reference a row; later steps take exponentials
+// relative to it. In bf16 and f32 any reference within 2^60 of the true maximum is as good as the maximum, in
+// f16 within 2^15; a row sum beyond that makes the warp take the step again with the maximum.
+namespace minference::kernels::cuda::sm90 {
+
+inline constexpr int kStepScores = 64;
+inline constexpr int kTileScores = 32;
+inline constexpr float kNoKeySeen =
+    -1e30f;  // reference of a row that has seen no key: its first key is out of range
+
+template <class T>
+inline constexpr float kLargestSum = 0x1p60f;
+template <>
+inline constexpr float kLargestSum<__half> = 0x1p15f;
+
+// Keys that one row may attend to, relative to a tile's start and the thread's first key: [begin, end) and
+// those before `sink`.
+struct VisibleKeys {
+  int begin[2], end[2], sink[2];
+};
+
+template <int Tile>
+__device__ __forceinline__ void mask_keys(float (&scores)[kStepScores], const VisibleKeys& visible) {
+#pragma unroll
+  for (int j = 0; j < 8; ++j) {
+#pragma unroll
+    for (int e = 0; e < 4; ++e) {
+      const int key = 8 * j + e % 2;
+      const int r = e / 2;
+      const bool keep = (key >= visible.begin[r] && key < visible.end[r]) || key < visible.sink[r];
+      if (!keep) scores[kTileScores * Tile + 4 * j + e] = -INFINITY;
+    }
+  }
+}
+
+// keep: bit 8 j + e for the thread's first key + 8 j + e.
+template <int Tile>
+__device__ __forceinline__ void mask_columns(float (&scores)[kStepScores], std::uint64_t keep) {
+  const std::uint32_t words[2] = {static_cast<std::uint32_t>(keep), static_cast<std::uint32_t>(keep >> 32)};
+#pragma unroll
+  for (int j = 0; j < 8; ++j) {
+#pragma unroll
+    for (int e = 0; e < 2; ++e) {
+      if ((words[j / 4] >> (8 * (j % 4) + e) & 1u) == 0) {
+        scores[kTileScores * Tile + 4 * j + e] = -INFINITY;
+        scores[kTileScores * Tile + 4 * j + e + 2] = -INFINITY;
+      }
+    }
+  }
+}
+
+template <int Tile>
+__device__ __forceinline__ void mask_tile(float (&scores)[kStepScores]) {
+#pragma unroll
+  for (int i = 0; i < kTileScores; ++i) scores[kTileScores * Tile + i] = -INFINITY;
+}
+
+struct Softmax {
+  float reference[2];  // of the thread's two rows, in scores
+  float sum[2];        // this thread's part of the sum of exponentials
+
+  __device__ __forceinline__ void begin(const float (&scores)[kStepScores]) {
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      reference[r] = fmaxf(row_maximum(scores, r), kNoKeySeen);
+      sum[r] = 0.0f;
+    }
+  }
+
+  // Raises the references to what these scores need. factor: by which earlier exponentials shrink.
+  __device__ __forceinline__ void raise(const float (&scores)[kStepScores], float scale_log2,
+                                        float (&factor)[2]) {
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      const float raised = fmaxf(row_maximum(scores, r), reference[r]);
+      factor[r] = minference::cuda::exp2_approx((reference[r] - raised) * scale_log2);
+      reference[r] = raised;
+      sum[r] *= factor[r];
+    }
+  }
+
+  // scores -> exponentials; part: this thread's part of their row sums.
+  __device__ __forceinline__ void exponentials(float (&scores)[kStepScores], float scale_log2,
+                                               float (&part)[2]) const {
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      const float shift = -reference[r] * scale_log2;
+      float even = 0.0f, odd = 0.0f;
+#pragma unroll
+      for (int j = 0; j < kStepScores / 4; ++j) {
+        float& a = scores[4 * j + 2 * r];
+        float& b = scores[4 * j + 2 * r + 1];
+        a = minference::cuda::exp2_approx(fmaf(a, scale_log2, shift));
+        b = minference::cuda::exp2_approx(fmaf(b, scale_log2, shift));
+        even += a;
+        odd += b;
+      }
+      part[r] = even + odd;
+    }
+  }
+
+  // The row's whole sum, in each of the four threads that share it.
+  __device__ __forceinline__ float row_sum(int r) const {
+    const float pair = sum[r] + __shfl_xor_sync(minference::cuda::kAllLanes, sum[r], 1);
+    return pair + __shfl_xor_sync(minference::cuda::kAllLanes, pair, 2);
+  }
+
+ private:
+  static __device__ __forceinline__ float row_maximum(const float (&scores)[kStepScores], int r) {
+    float even = scores[2 * r], odd = scores[2 * r + 1];
+#pragma unroll
+    for (int j = 1; j < kStepScores / 4; ++j) {
+      even = fmaxf(even, scores[4 * j + 2 * r]);
+      odd = fmaxf(odd, scores[4 * j + 2 * r + 1]);
+    }
+    float maximum = fmaxf(even, odd);
+    maximum = fmaxf(maximum, __shfl_xor_sync(minference::cuda::kAllLanes, maximum, 1));
+    return fmaxf(maximum, __shfl_xor_sync(minference::cuda::kAllLanes, maximum, 2));
+  }
+};
+
+// A tile's scores once more, for one warp's 16 rows: wgmma would need the whole warpgroup. query_row: shared
+// address of the lane's row of ldmatrix; key_tile: shared address of the tile.
+template <class Config, int Tile>
+__device__ __forceinline__ void scores_again(float (&scores)[kStepScores], std::uint32_t query_row,
+                                             std::uint32_t key_tile) {
+  const int lane = static_cast<int>(threadIdx.x % 32);
+#pragma unroll
+  for (int i = 0; i < kTileScores; ++i) scores[kTileScores * Tile + i] = 0.0f;
+  const std::uint32_t key_row = key_tile + (lane % 8 + lane / 16 * 8) * kPanelRowBytes;
+#pragma unroll 1
+  for (int k = 0; k < Config::kHeadDim / 16; ++k) {
+    const int panel = k / 4;
+    const int chunk =
+        2 * (k % 4);  // of 8 elements; the swizzle exchanges chunk c of row r with chunk c ^ r % 8
+    std::uint32_t query[4];
+    minference::cuda::load_matrices(
+        query, query_row + panel * Config::kQueryPanelBytes + (((chunk + lane / 16) ^ lane % 8) << 4));
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      std::uint32_t key[4];
+      minference::cuda::load_matrices(key, key_row + panel * Config::kKeyPanelStride +
+                                               16 * j * kPanelRowBytes +
+                                               (((chunk + lane / 8 % 2) ^ lane % 8) << 4));
+      float* d = scores + kTileScores * Tile + 8 * j;
+      minference::cuda::mma_m16n8k16<typename Config::T>(d, query, key[0], key[1]);
+      minference::cuda::mma_m16n8k16<typename Config::T>(d + 4, query, key[2], key[3]);
+    }
+  }
+}
+
+}  // namespace minference::kernels::cuda::sm90

@@ -166,9 +166,10 @@ class Consumer {
   __device__ __forceinline__ void issue_scores(StepTiles tiles) {
     using namespace minference::cuda;
     const std::uint32_t query = query_operand_ + buffer_ * wgmma_operand_step(Config::kQueryBytes);
-    const std::uint32_t first = key_operand_ + KeyUse(tiles.first).slot * wgmma_operand_step(kTilePanelBytes);
+    const std::uint32_t first =
+        key_operand_ + warp_uniform(KeyUse(tiles.first).slot) * wgmma_operand_step(kTilePanelBytes);
     const std::uint32_t second =
-        key_operand_ + KeyUse(tiles.second).slot * wgmma_operand_step(kTilePanelBytes);
+        key_operand_ + warp_uniform(KeyUse(tiles.second).slot) * wgmma_operand_step(kTilePanelBytes);
 #pragma unroll
     for (int k = 0; k < Config::kHeadDim / 16; ++k) {
       const std::uint32_t in_panel = wgmma_operand_step(k % 4 * 32);
@@ -188,8 +189,8 @@ class Consumer {
   __device__ __forceinline__ void issue_product(StepTiles tiles) {
     using namespace minference::cuda;
     const std::uint32_t operand[2] = {
-        value_operand_ + ValueUse(tiles.first).slot * wgmma_operand_step(kTilePanelBytes),
-        value_operand_ + ValueUse(tiles.second).slot * wgmma_operand_step(kTilePanelBytes)};
+        value_operand_ + warp_uniform(ValueUse(tiles.first).slot) * wgmma_operand_step(kTilePanelBytes),
+        value_operand_ + warp_uniform(ValueUse(tiles.second).slot) * wgmma_operand_step(kTilePanelBytes)};
 #pragma unroll
     for (int k = 0; k < 2 * kTileKeys / 16; ++k) {
       const std::uint32_t value = operand[k / 4] + wgmma_operand_step(k % 4 * 16 * kPanelRowBytes);
@@ -283,6 +284,7 @@ class Consumer {
   __device__ __forceinline__ void release_step(StepTiles now) {
     const int first = shared_.key_start[KeyUse(now.first).slot],
               second = shared_.key_start[KeyUse(now.second).slot];
+    __syncwarp();
     release_mask(first);
     if (now.second != now.first) release_mask(second);
     release_keys(now);

@@ -188,7 +188,8 @@ __device__ __forceinline__ void produce_column_masks(SharedMemory<Config>& share
         for (int half = 0; half < 2; ++half) {
           const int position = item_position + half * kHalfRows;
           const bool seen = column < min(position + kHalfRows, plan.kv_len);
-          const int bit = seen ? column - position + plan.kv_len : 0;
+          // A half that lies behind the last query computes nothing that counts.
+          const int bit = seen ? max(column - position + plan.kv_len, 0) : 0;
           const bool covered = __ldg(cover + bit / 32) >> bit % 32 & 1u;
           keep[half][i] = __ballot_sync(kAllLanes, seen && !covered);
           partial[half][i] = __ballot_sync(kAllLanes, seen && !covered && column > position);

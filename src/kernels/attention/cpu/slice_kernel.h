@@ -45,6 +45,7 @@ struct KeyValueTile {
   int num_keys;              // even, in [4, 64]
   const std::uint64_t*
       lanes;             // [num_keys], bit i: lane i attends to the key; null: every lane to all 64 keys
+  bool lanes_agree;      // each of `lanes` has every lane with a row, or none
   const void* next_key;  // keys that will be needed next, with the same pitch: a hint, may be null
 };
 

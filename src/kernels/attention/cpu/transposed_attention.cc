@@ -6,17 +6,15 @@
 #include <limits>
 #include <numbers>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "base/aligned_buffer.h"
+#include "kernels/attention/cpu/prepared_operands.h"
 
 namespace minference::kernels {
 namespace {
 
-// KV heads are prepared in waves that fit this, one head at least: 128K keys of two heads of 64 bf16.
-constexpr std::int64_t kPreparedBytes = 32 << 20;
-// Keys that one worker prepares at a time; even.
-constexpr std::int64_t kPreparedKeys = 512;
 // Below this many multiplications waking the workers costs more than they save.
 constexpr std::int64_t kSerialMultiplications = 1 << 21;
 
@@ -25,98 +23,6 @@ static_assert(kSliceRows == sparse::kRowBlock && kTileKeys == sparse::kKeyTile);
 std::int64_t round_up(std::int64_t n, std::int64_t multiple) {
   return (n + multiple - 1) / multiple * multiple;
 }
-
-// Where the operands of one KV head lie; pitches in bytes.
-struct HeadOperands {
-  const char* key;
-  std::int64_t key_pitch;
-  const char* value;
-  std::int64_t value_pitch;
-};
-
-// The operands of the KV heads of a wave. Tensors whose rows are operands as they are are read in place.
-class PreparedHeads {
- public:
-  PreparedHeads(const AttentionCall& call, const SliceKernel& kernel)
-      : call_(call),
-        kernel_(kernel),
-        keys_in_place_(call.key.dtype == kernel.operand_type),
-        values_in_place_(keys_in_place_ && kernel.pack == 1),
-        key_operands_(keys_in_place_ ? 0 : call.key.rows * call.key.dim / kernel.pack),
-        value_operands_(values_in_place_ ? 0 : round_up(call.key.rows, 2) / kernel.pack * call.key.dim) {
-    const std::int64_t head_bytes =
-        (key_operands_ + value_operands_) * static_cast<std::int64_t>(sizeof(Operand));
-    heads_a_wave_ = head_bytes == 0
-                        ? call.key.heads
-                        : std::clamp(kPreparedBytes / head_bytes, std::int64_t{1}, call.key.heads);
-    buffer_ = base::AlignedBuffer<Operand>(
-        static_cast<std::size_t>(heads_a_wave_ * (key_operands_ + value_operands_)));
-    zero_row_.assign(static_cast<std::size_t>(call.key.dim), 0);
-  }
-
-  std::int64_t heads_a_wave() const { return heads_a_wave_; }
-  bool keys_in_place() const { return keys_in_place_; }
-  // Zeros of any type, head_dim of them.
-  const void* zero_row() const { return zero_row_.data(); }
-
-  std::int64_t chunks_a_head() const {
-    return buffer_.size() == 0 ? 0 : (call_.key.rows + kPreparedKeys - 1) / kPreparedKeys;
-  }
-
-  void prepare(std::int64_t kv_head, std::int64_t chunk) {
-    const base::DType type = call_.key.dtype;
-    const int head_dim = static_cast<int>(call_.key.dim);
-    Operand* keys = buffer_.data() + kv_head % heads_a_wave_ * (key_operands_ + value_operands_);
-    Operand* values = keys + key_operands_;
-    const std::int64_t end = std::min((chunk + 1) * kPreparedKeys, call_.key.rows);
-    for (std::int64_t k = chunk * kPreparedKeys; k < end; k += 2) {
-      const bool has_odd = k + 1 < end;
-      if (!keys_in_place_) {
-        kernel_.pack_key(type, row(call_.key, kv_head, k), head_dim, keys + k * head_dim / kernel_.pack);
-        if (has_odd) {
-          kernel_.pack_key(type, row(call_.key, kv_head, k + 1), head_dim,
-                           keys + (k + 1) * head_dim / kernel_.pack);
-        }
-      }
-      if (!values_in_place_) {
-        kernel_.pack_values(type, row(call_.value, kv_head, k),
-                            has_odd ? row(call_.value, kv_head, k + 1) : zero_row(), head_dim,
-                            values + k / kernel_.pack * head_dim);
-      }
-    }
-  }
-
-  HeadOperands operands(std::int64_t kv_head) const {
-    const std::int64_t row_bytes = call_.key.dim * static_cast<std::int64_t>(sizeof(Operand));
-    const Operand* keys = buffer_.data() + kv_head % heads_a_wave_ * (key_operands_ + value_operands_);
-    HeadOperands operands{reinterpret_cast<const char*>(keys), row_bytes / kernel_.pack,
-                          reinterpret_cast<const char*>(keys + key_operands_), row_bytes};
-    if (keys_in_place_) {
-      operands.key = static_cast<const char*>(row(call_.key, kv_head, 0));
-      operands.key_pitch = call_.key.row_stride * static_cast<std::int64_t>(base::size_of(call_.key.dtype));
-    }
-    if (values_in_place_) {
-      operands.value = static_cast<const char*>(row(call_.value, kv_head, 0));
-      operands.value_pitch =
-          call_.value.row_stride * static_cast<std::int64_t>(base::size_of(call_.key.dtype));
-    }
-    return operands;
-  }
-
-  static const void* row(const base::InputHeads& x, std::int64_t head, std::int64_t row_index) {
-    return static_cast<const char*>(x.data) + (head * x.head_stride + row_index * x.row_stride) *
-                                                  static_cast<std::int64_t>(base::size_of(x.dtype));
-  }
-
- private:
-  const AttentionCall& call_;
-  const SliceKernel& kernel_;
-  bool keys_in_place_, values_in_place_;
-  std::int64_t key_operands_, value_operands_;  // of one head in buffer_
-  std::int64_t heads_a_wave_ = 1;
-  base::AlignedBuffer<Operand> buffer_;
-  std::vector<float> zero_row_;
-};
 
 // One worker's memory: the state of a slice, and a tile of keys that do not lie next to each other.
 class Worker {
@@ -145,27 +51,29 @@ class Worker {
     tile_values_ = reinterpret_cast<Operand*>(take(kTileKeys * dim));
   }
 
-  void attend(const AttentionCall& call, const SliceKernel& kernel, const PreparedHeads& prepared,
+  void attend(const AttentionCall& call, const SliceKernel& kernel, const PreparedOperands& prepared,
               std::int64_t head, const sparse::RowSlice& slice);
 
  private:
+  // What the tiles of a slice have in common.
   struct Place {
     const AttentionCall& call;
     const SliceKernel& kernel;
-    const PreparedHeads& prepared;
-    std::int64_t kv_head;
-    HeadOperands operands;
+    const PreparedOperands& prepared;
+    std::int64_t head, kv_head;
     std::int64_t first_position, last_position;  // of the slice's rows
   };
 
   void attend_tile(const Place& place, const sparse::KeyTile& tile, const sparse::KeyTile* next);
-  void attend_columns(const Place& place, std::span<const std::int32_t> columns, bool masked);
+  void attend_columns(const Place& place);
+  bool attend_prepared_columns(const Place& place, std::int64_t chunk, std::span<const std::int32_t> columns);
+  void attend_gathered_columns(const Place& place, std::span<const std::int32_t> columns);
   template <class KeyAt>
   void gather_keys(const Place& place, int count, KeyAt key_at);
   template <class KeyAt>
   void gather_values(const Place& place, int count, KeyAt key_at);
   template <class KeyAt>
-  void attend_masked(const Place& place, KeyValueTile& tile, int count, bool masked, KeyAt key_at);
+  void fill_lanes(const Place& place, int count, KeyAt key_at);
   void write_lse(const AttentionCall& call, std::int64_t head, const sparse::RowSlice& slice) const;
 
   sparse::RowSliceKeys keys_;
@@ -176,31 +84,24 @@ class Worker {
   std::uint64_t lanes_[kTileKeys];
 };
 
-void Worker::attend(const AttentionCall& call, const SliceKernel& kernel, const PreparedHeads& prepared,
+void Worker::attend(const AttentionCall& call, const SliceKernel& kernel, const PreparedOperands& prepared,
                     std::int64_t head, const sparse::RowSlice& slice) {
   const sparse::SparseIndex& index = *call.index;
-  const std::int64_t kv_head = head / (call.query.heads / call.key.heads);
   const Place place{call,
                     kernel,
                     prepared,
-                    kv_head,
-                    prepared.operands(kv_head),
+                    head,
+                    head / (call.query.heads / call.key.heads),
                     sparse::position_of_row(index.q_len, index.kv_len, slice.begin),
                     sparse::position_of_row(index.q_len, index.kv_len, slice.end - 1)};
   sparse::keys_of_slice(index, head, slice, keys_);
   state_.first_lane = kSliceRows - static_cast<int>(slice.end - slice.begin);
-  kernel.begin(state_, call.query.dtype, PreparedHeads::row(call.query, head, slice.begin),
-               call.query.row_stride);
+  kernel.begin(state_, call.query.dtype, row_of(call.query, head, slice.begin), call.query.row_stride);
 
-  const std::span<const sparse::KeyTile> tiles = keys_.tiles;
-  for (std::size_t i = 0; i < tiles.size(); ++i) {
-    attend_tile(place, tiles[i], i + 1 < tiles.size() ? &tiles[i + 1] : nullptr);
+  for (std::size_t i = 0; i < keys_.tiles.size(); ++i) {
+    attend_tile(place, keys_.tiles[i], i + 1 < keys_.tiles.size() ? &keys_.tiles[i + 1] : nullptr);
   }
-  for (std::span<const std::int32_t> columns = keys_.columns; !columns.empty();) {
-    const std::size_t count = std::min<std::size_t>(columns.size(), kTileKeys);
-    attend_columns(place, columns.first(count), keys_.columns_masked);
-    columns = columns.subspan(count);
-  }
+  attend_columns(place);
 
   const auto size = static_cast<std::int64_t>(base::size_of(call.out.dtype));
   char* out = static_cast<char*>(call.out.data) +
@@ -209,57 +110,110 @@ void Worker::attend(const AttentionCall& call, const SliceKernel& kernel, const 
   if (call.lse.data) write_lse(call, head, slice);
 }
 
-void Worker::attend_tile(const Place& place, const sparse::KeyTile& tile, const sparse::KeyTile* next) {
-  const auto key_at = [&](int i) { return tile.begin + i; };
-  const HeadOperands& operands = place.operands;
-  KeyValueTile rows{};
-  // A tile of less than 64 keys may end where the tensor ends: it is read in place only when its size needs
-  // no padding.
-  const bool whole = tile.count % 2 == 0 && tile.count >= 4;
-  if (whole) {
-    rows.key = operands.key + tile.begin * operands.key_pitch;
-    rows.key_pitch = operands.key_pitch;
-  } else {
-    gather_keys(place, tile.count, key_at);
-    rows.key = tile_keys_;
-    rows.key_pitch = place.call.key.dim / place.kernel.pack * static_cast<std::int64_t>(sizeof(Operand));
-  }
-  if (whole && tile.begin % place.kernel.pack == 0) {
-    rows.value = operands.value + tile.begin / place.kernel.pack * operands.value_pitch;
-    rows.value_pitch = operands.value_pitch;
-  } else {
-    // Values of an odd start pair up differently from the prepared ones: 2 % of the tile's time.
-    gather_values(place, tile.count, key_at);
-    rows.value = tile_values_;
-    rows.value_pitch = place.call.key.dim * static_cast<std::int64_t>(sizeof(Operand));
-  }
-  if (next) rows.next_key = operands.key + next->begin * operands.key_pitch;
-  attend_masked(place, rows, tile.count, tile.masked, key_at);
+int padded_count(int count) {
+  return std::max(4, (count + 1) & -2);
 }
 
-void Worker::attend_columns(const Place& place, std::span<const std::int32_t> columns, bool masked) {
+void Worker::attend_tile(const Place& place, const sparse::KeyTile& tile, const sparse::KeyTile* next) {
+  const auto key_at = [&](int i) { return tile.begin + i; };
+  // Kernels read an even number of keys: a tile that ends before that is copied, lest they read past the
+  // tensor.
+  const bool in_place = padded_count(tile.count) == tile.count;
+  const KeyValueOperands prepared =
+      in_place ? place.prepared.keys_from(place.kv_head, tile.begin) : KeyValueOperands{};
+  if (!prepared.key) gather_keys(place, tile.count, key_at);
+  if (!prepared.value) gather_values(place, tile.count, key_at);
+  const std::int64_t row_bytes = state_.head_dim * static_cast<std::int64_t>(sizeof(Operand));
+  KeyValueTile operands{};
+  operands.key = prepared.key ? static_cast<const void*>(prepared.key) : tile_keys_;
+  operands.key_pitch = prepared.key ? prepared.key_pitch : row_bytes / place.kernel.pack;
+  operands.value = prepared.value ? static_cast<const void*>(prepared.value) : tile_values_;
+  operands.value_pitch = prepared.value ? prepared.value_pitch : row_bytes;
+  operands.num_keys = padded_count(tile.count);
+  if (tile.masked || tile.count < kTileKeys) {
+    fill_lanes(place, tile.count, key_at);
+    operands.lanes = lanes_;
+  }
+  if (next) operands.next_key = place.prepared.keys_from(place.kv_head, next->begin).key;
+  place.kernel.attend(state_, operands);
+}
+
+// Prepared chunks of 64 columns are taken whole while few of their columns lie in tiles; what remains is
+// gathered.
+void Worker::attend_columns(const Place& place) {
+  const std::vector<std::int32_t>& all = place.call.index->heads[place.head].columns;
+  std::span<const std::int32_t> columns = keys_.columns;
+  std::int32_t gathered[kTileKeys];
+  std::size_t num_gathered = 0;
+  for (std::int64_t chunk = 0; !columns.empty(); ++chunk) {
+    const std::size_t last = std::min<std::size_t>((chunk + 1) * kTileKeys, all.size()) - 1;
+    std::size_t count = std::min<std::size_t>(columns.size(), kTileKeys);
+    while (count > 0 && columns[count - 1] > all[last]) --count;
+    if (!attend_prepared_columns(place, chunk, columns.first(count))) {
+      for (const std::int32_t column : columns.first(count)) {
+        gathered[num_gathered++] = column;
+        if (num_gathered == kTileKeys) attend_gathered_columns(place, gathered);
+        num_gathered %= kTileKeys;
+      }
+    }
+    columns = columns.subspan(count);
+  }
+  if (num_gathered > 0) attend_gathered_columns(place, std::span(gathered).first(num_gathered));
+}
+
+bool Worker::attend_prepared_columns(const Place& place, std::int64_t chunk,
+                                     std::span<const std::int32_t> columns) {
+  // Below this the products wasted on columns in tiles cost more than gathering the others.
+  constexpr std::size_t kMinColumns = kTileKeys - 8;
+  const KeyValueOperands prepared = place.prepared.columns_of(place.head, chunk);
+  if (!prepared.key || columns.size() < kMinColumns) return false;
+  if (keys_.columns_masked && columns.back() > place.first_position) return false;
+  KeyValueTile operands{.key = prepared.key,
+                        .key_pitch = prepared.key_pitch,
+                        .value = prepared.value,
+                        .value_pitch = prepared.value_pitch,
+                        .num_keys = kTileKeys,
+                        .lanes = nullptr,
+                        .lanes_agree = true,
+                        .next_key = prepared.key + kTileKeys * prepared.key_pitch};
+  if (columns.size() < kTileKeys) {
+    const std::int32_t* column = place.call.index->heads[place.head].columns.data() + chunk * kTileKeys;
+    std::size_t next = 0;
+    for (int i = 0; i < kTileKeys; ++i) {
+      const bool listed = next < columns.size() && column[i] == columns[next];
+      lanes_[i] = listed ? ~std::uint64_t{0} << state_.first_lane : 0;
+      next += listed;
+    }
+    operands.lanes = lanes_;
+  }
+  place.kernel.attend(state_, operands);
+  return true;
+}
+
+void Worker::attend_gathered_columns(const Place& place, std::span<const std::int32_t> columns) {
   const auto key_at = [&](int i) { return std::int64_t{columns[static_cast<std::size_t>(i)]}; };
   const int count = static_cast<int>(columns.size());
   gather_keys(place, count, key_at);
   gather_values(place, count, key_at);
-  const std::int64_t row_bytes = place.call.key.dim * static_cast<std::int64_t>(sizeof(Operand));
-  KeyValueTile rows{.key = tile_keys_,
-                    .key_pitch = row_bytes / place.kernel.pack,
-                    .value = tile_values_,
-                    .value_pitch = row_bytes};
-  attend_masked(place, rows, count, masked, key_at);
-}
-
-int padded_count(int count) {
-  return std::max(4, (count + 1) & -2);
+  const std::int64_t row_bytes = state_.head_dim * static_cast<std::int64_t>(sizeof(Operand));
+  KeyValueTile operands{};
+  operands.key = tile_keys_;
+  operands.key_pitch = row_bytes / place.kernel.pack;
+  operands.value = tile_values_;
+  operands.value_pitch = row_bytes;
+  operands.num_keys = padded_count(count);
+  if (keys_.columns_masked || count < kTileKeys) {
+    fill_lanes(place, count, key_at);
+    operands.lanes = lanes_;
+  }
+  place.kernel.attend(state_, operands);
 }
 
 template <class KeyAt>
 void Worker::gather_keys(const Place& place, int count, KeyAt key_at) {
   const base::InputHeads& key = place.call.key;
   for (int i = 0; i < padded_count(count); ++i) {
-    const void* row =
-        i < count ? PreparedHeads::row(key, place.kv_head, key_at(i)) : place.prepared.zero_row();
+    const void* row = i < count ? row_of(key, place.kv_head, key_at(i)) : place.prepared.zero_row();
     place.kernel.pack_key(key.dtype, row, state_.head_dim,
                           tile_keys_ + i * (state_.head_dim / place.kernel.pack));
   }
@@ -269,7 +223,7 @@ template <class KeyAt>
 void Worker::gather_values(const Place& place, int count, KeyAt key_at) {
   const base::InputHeads& value = place.call.value;
   const auto row = [&](int i) {
-    return i < count ? PreparedHeads::row(value, place.kv_head, key_at(i)) : place.prepared.zero_row();
+    return i < count ? row_of(value, place.kv_head, key_at(i)) : place.prepared.zero_row();
   };
   for (int i = 0; i < padded_count(count); i += 2) {
     place.kernel.pack_values(value.dtype, row(i), row(i + 1), state_.head_dim,
@@ -278,22 +232,17 @@ void Worker::gather_values(const Place& place, int count, KeyAt key_at) {
 }
 
 template <class KeyAt>
-void Worker::attend_masked(const Place& place, KeyValueTile& tile, int count, bool masked, KeyAt key_at) {
-  tile.num_keys = padded_count(count);
-  if (masked || count < kTileKeys) {
-    for (int i = 0; i < tile.num_keys; ++i) {
-      lanes_[i] = 0;
-      if (i >= count) continue;
-      const auto [first, last] = keys_.rule.queries_of(key_at(i), place.first_position, place.last_position);
-      if (last < first) continue;
-      // Lanes are aligned to the last row.
-      const int lane = kSliceRows - 1 - static_cast<int>(place.last_position - last);
-      const int rows = static_cast<int>(last - first + 1);
-      lanes_[i] = ~std::uint64_t{0} >> (kSliceRows - rows) << (lane - rows + 1);
-    }
-    tile.lanes = lanes_;
+void Worker::fill_lanes(const Place& place, int count, KeyAt key_at) {
+  for (int i = 0; i < padded_count(count); ++i) {
+    lanes_[i] = 0;
+    if (i >= count) continue;
+    const auto [first, last] = keys_.rule.queries_of(key_at(i), place.first_position, place.last_position);
+    if (last < first) continue;
+    // Rows fill the last lanes.
+    const int lane = kSliceRows - 1 - static_cast<int>(place.last_position - last);
+    const int rows = static_cast<int>(last - first + 1);
+    lanes_[i] = ~std::uint64_t{0} >> (kSliceRows - rows) << (lane - rows + 1);
   }
-  place.kernel.attend(state_, tile);
 }
 
 void Worker::write_lse(const AttentionCall& call, std::int64_t head, const sparse::RowSlice& slice) const {
@@ -329,7 +278,7 @@ std::vector<WorkItem> work_of_heads(const sparse::SparseIndex& index, std::int64
 
 void transposed_attention(const AttentionCall& call, base::Executor& executor, const SliceKernel& kernel) {
   const std::int64_t group = call.query.heads / call.key.heads;
-  PreparedHeads prepared(call, kernel);
+  PreparedOperands prepared(call, kernel);
   std::vector<std::vector<WorkItem>> waves;
   for (std::int64_t first = 0; first < call.key.heads; first += prepared.heads_a_wave()) {
     const std::int64_t end = std::min(first + prepared.heads_a_wave(), call.key.heads);
@@ -344,18 +293,16 @@ void transposed_attention(const AttentionCall& call, base::Executor& executor, c
     if (!serial) return executor.parallel_for(count, body);
     for (std::int64_t i = 0; i < count; ++i) body(i, 0);
   };
-  for (std::size_t wave = 0; wave < waves.size(); ++wave) {
-    const std::int64_t first = static_cast<std::int64_t>(wave) * prepared.heads_a_wave();
+  std::int64_t first = 0;
+  for (const std::vector<WorkItem>& items : waves) {
     const std::int64_t num_heads = std::min(prepared.heads_a_wave(), call.key.heads - first);
-    if (const std::int64_t chunks = prepared.chunks_a_head(); chunks > 0) {
-      for_each(num_heads * chunks,
-               [&](std::int64_t i, int) { prepared.prepare(first + i / chunks, i % chunks); });
-    }
-    const std::vector<WorkItem>& items = waves[wave];
+    for_each(prepared.num_tasks(num_heads),
+             [&](std::int64_t task, int) { prepared.run_task(first, num_heads, task); });
     for_each(static_cast<std::int64_t>(items.size()), [&](std::int64_t i, int worker) {
       const WorkItem& item = items[static_cast<std::size_t>(i)];
       workers[static_cast<std::size_t>(worker)].attend(call, kernel, prepared, item.head, item.slice);
     });
+    first += num_heads;
   }
 }
 

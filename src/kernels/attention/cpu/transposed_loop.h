@@ -61,7 +61,8 @@ struct TransposedLoop {
   }
 
   static void attend(SliceState& state, const KeyValueTile& tile) {
-    if (!tile.lanes && state.has_references && attend_with_known_references(state, tile)) return;
+    const bool simple = !tile.lanes || (tile.lanes_agree && tile.num_keys == kTileKeys);
+    if (simple && state.has_references && attend_with_known_references(state, tile)) return;
     attend_with_new_references(state, tile);
   }
 
@@ -157,10 +158,12 @@ struct TransposedLoop {
   };
 
   // Probabilities of the key pairs of a block whose scores are ready, two keys of 16 rows at a time.
-  template <int N>
+  // With kSkipsKeys, key_bias[i] is 0 or, for a key that no row attends to, -inf.
+  template <int N, bool kSkipsKeys>
   struct PendingBlock {
     const SliceState& state;
     int group;
+    const float* key_bias = nullptr;
     const float* scores = nullptr;
     Operand* probabilities = nullptr;
     int num_pairs = 0;
@@ -170,14 +173,21 @@ struct TransposedLoop {
       float* tile_sum = state.tile_sum + 16 * (group + j);
       const F32x16 scale = Policy::broadcast(state.scale_log2);
       const F32x16 reference = Policy::load(state.reference + 16 * (group + j));
-      const F32x16 even = exp2(Policy::multiply_subtract(Policy::load(pair), scale, reference));
-      const F32x16 odd = exp2(Policy::multiply_subtract(Policy::load(pair + kSliceRows), scale, reference));
+      F32x16 even = Policy::multiply_subtract(Policy::load(pair), scale, reference);
+      F32x16 odd = Policy::multiply_subtract(Policy::load(pair + kSliceRows), scale, reference);
+      if constexpr (kSkipsKeys) {
+        even = Policy::add(even, Policy::broadcast(key_bias[0]));
+        odd = Policy::add(odd, Policy::broadcast(key_bias[1]));
+      }
+      even = exp2(even);
+      odd = exp2(odd);
       Policy::store(tile_sum, Policy::add(Policy::load(tile_sum), Policy::add(even, odd)));
       Policy::store_probabilities(probabilities + 16 * j, even, odd);
     }
     [[gnu::always_inline]] void advance() {
       scores += 2 * kSliceRows;
       probabilities += 2 / kPack * kSliceRows;
+      if constexpr (kSkipsKeys) key_bias += 2;
     }
   };
 
@@ -185,13 +195,22 @@ struct TransposedLoop {
     return Policy::template exp2<Policy::kExp2Degree>(x);
   }
 
-  // The usual tile: all 64 keys of every row, each row's reference known. Returns false, having changed
-  // nothing that lasts, when a row outgrows its reference.
+  // The usual tile: every row attends to all 64 keys or to the same ones, and its reference is known. Returns
+  // false, having changed nothing that lasts, when a row outgrows its reference.
   static bool attend_with_known_references(SliceState& state, const KeyValueTile& tile) {
     for (int lane = 0; lane < kSliceRows; lane += 16) Policy::store(state.tile_sum + lane, Policy::zero());
     const int first_group = state.first_lane / 16;
-    for_each_register_tile(first_group,
-                           [&]<int N>(int group) { probabilities_of_tile<N>(state, tile, group); });
+    if (tile.lanes) {
+      float key_bias[kTileKeys];
+      for (int key = 0; key < kTileKeys; ++key) key_bias[key] = tile.lanes[key] ? 0.0f : -__builtin_inff();
+      for_each_register_tile(first_group, [&]<int N>(int group) {
+        probabilities_of_tile<N>(state, tile, PendingBlock<N, true>{state, group, key_bias});
+      });
+    } else {
+      for_each_register_tile(first_group, [&]<int N>(int group) {
+        probabilities_of_tile<N>(state, tile, PendingBlock<N, false>{state, group});
+      });
+    }
 
     for (int lane = 0; lane < kSliceRows; lane += 16) {
       const F32x16 sum = Policy::load(state.tile_sum + lane);
@@ -209,14 +228,15 @@ struct TransposedLoop {
 
   // Scores of a block while the probabilities of the one before are computed: the exponentials fill the issue
   // slots that the multiplies leave.
-  template <int N>
-  static void probabilities_of_tile(SliceState& state, const KeyValueTile& tile, int group) {
+  template <int N, bool kSkipsKeys>
+  static void probabilities_of_tile(SliceState& state, const KeyValueTile& tile,
+                                    PendingBlock<N, kSkipsKeys> pending) {
+    const int group = pending.group;
     const int steps = state.head_dim / kPack;
     const Operand* query = state.query + 16 * group;
     const auto* value = static_cast<const char*>(tile.value);
     const int value_lines = state.head_dim * static_cast<int>(kOperandBytes) / 64 * (kTileKeys / kPack);
     const int lines_a_pair = (value_lines + kTileKeys / 2 * N - 1) / (kTileKeys / 2 * N);
-    PendingBlock<N> pending{state, group};
     int block = 0;
     for_each_block(kTileKeys, [&]<int M>(int first) {
       const char* rows[M];

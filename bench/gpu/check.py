@@ -63,10 +63,13 @@ def check_case(library: Library, seed: int) -> tuple[float, float]:
         torch.full((1, heads, q_len, 1), float("nan"), device="cuda"),
     )
     index = [random_head(rng, q_len, kv_len) for _ in range(heads)]
+    device_index = DeviceIndex.upload(index)
+    if rng.random() < 0.2:
+        index, device_index = [HeadIndex(ALL)] * heads, DeviceIndex.dense()
     scale = dim**-0.5
-    library.attention(query, key, value, DeviceIndex.upload(index), out, lse, scale)
+    library.attention(query, key, value, device_index, out, lse, scale)
     first = out.clone()
-    library.attention(query, key, value, DeviceIndex.upload(index), out, lse, scale)
+    library.attention(query, key, value, device_index, out, lse, scale)
     if not torch.equal(first, out):
         raise AssertionError("two runs differ")
 

@@ -59,11 +59,18 @@ class HeadIndex:
 
 @dataclasses.dataclass
 class DeviceIndex:
-    """heads [H, 5], tiles [H, tile_capacity] and columns [H, column_capacity], int32 on the GPU."""
+    """heads [H, 5], tiles [H, tile_capacity] and columns [H, column_capacity], int32 on the GPU.
 
-    heads: torch.Tensor
+    heads None: every head computes all pairs.
+    """
+
+    heads: torch.Tensor | None
     tiles: torch.Tensor
     columns: torch.Tensor
+
+    @classmethod
+    def dense(cls) -> DeviceIndex:
+        return cls(None, torch.empty(0, 0), torch.empty(0, 0))
 
     @classmethod
     def upload(cls, heads: list[HeadIndex]) -> DeviceIndex:
@@ -112,7 +119,7 @@ class Library:
             softmax_scale,
             index.tiles.shape[1],
             index.columns.shape[1],
-            index.heads.data_ptr(),
+            None if index.heads is None else index.heads.data_ptr(),
             index.tiles.data_ptr(),
             index.columns.data_ptr(),
             None,

@@ -31,7 +31,7 @@ def visible(head: HeadIndex, rows: torch.Tensor, q_len: int, kv_len: int) -> tor
 def attend(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor, softmax_scale: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """query [rows, D], key and value [kv_len, D], mask [rows, kv_len] -> out [rows, D], lse [rows], float64."""
+    """query [rows, D], key and value [kv_len, D], mask [rows, kv_len] -> out, lse in float64."""
     scores = query.double() @ key.double().T * softmax_scale
     scores = scores.masked_fill(~mask, float("-inf"))
     lse = torch.logsumexp(scores, dim=-1)

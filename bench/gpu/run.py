@@ -81,7 +81,7 @@ class Bench:
         calls, facts = {"cudnn dense": cudnn}, {}
         dense_out = dense_lse = None
         for name, heads in self.cases(query, key, layers).items():
-            device = DeviceIndex.upload(heads)
+            device = DeviceIndex.dense() if name == "dense" else DeviceIndex.upload(heads)
             calls[name] = lambda d=device: self.library.attention(query, key, value, d, out, lse, self.scale)
             out.fill_(float("nan")), lse.fill_(float("nan"))
             calls[name]()
@@ -124,7 +124,7 @@ class Bench:
         from selection import published
 
         num_tokens = query.shape[2]
-        indices = {"dense": [HeadIndex(ALL)] * HEADS}
+        indices = {"dense": [HeadIndex(ALL)] * HEADS, "dense as lists": [HeadIndex(ALL)] * HEADS}
         for layer in layers:
             indices[f"layer {layer}"] = [
                 published(query[0, h], key[0, h * KV_HEADS // HEADS], *budget)

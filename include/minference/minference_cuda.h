@@ -42,7 +42,7 @@ typedef struct minference_cuda_attention_call {
   float softmax_scale;
   int32_t tile_capacity;             /* tiles a row of `tiles` holds */
   int32_t column_capacity;           /* columns a row of `columns` holds */
-  const minference_cuda_head* heads; /* [Hq] */
+  const minference_cuda_head* heads; /* [Hq]; NULL: every head computes all causal pairs */
   const int32_t* tiles;              /* [Hq, tile_capacity] */
   const int32_t* columns;            /* [Hq, column_capacity] */
   void* workspace; /* device memory on a 256-byte boundary, of no other call until this one is done */

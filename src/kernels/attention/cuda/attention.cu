@@ -79,7 +79,6 @@ void check_call(const DeviceAttentionCall& call) {
           "must be 64, 96 or 128, and the dtype float16 or bfloat16", query.dim,
           base::ErrorCode::unsupported);
   require(scale > 0.0f && std::isfinite(scale), "softmax_scale", "must be positive and finite", scale);
-  require(index.heads != nullptr, "index.heads", "must not be null", "null");
   require(index.tile_capacity >= 0 && index.column_capacity >= 0, "index capacities", "must not be negative",
           std::min(index.tile_capacity, index.column_capacity));
   require(query.heads * (query.rows / kItemRows + 1) < std::numeric_limits<std::int32_t>::max() / 2, "query",

@@ -25,7 +25,7 @@ struct DeviceHead {
 // The index of one sequence in device memory; a kernel trusts it, so it must keep the contract of
 // sparse/sparse_index.h: tiles descending, at least 64 apart; columns ascending, unique, in [0, kv_len).
 struct DeviceIndex {
-  const DeviceHead* heads = nullptr;      // [num_query_heads]
+  const DeviceHead* heads = nullptr;      // [num_query_heads]; nullptr: every head computes all pairs
   const std::int32_t* tiles = nullptr;    // [num_query_heads, tile_capacity], starts relative to a row block
   const std::int32_t* columns = nullptr;  // [num_query_heads, column_capacity], key positions
   std::int32_t tile_capacity = 0;

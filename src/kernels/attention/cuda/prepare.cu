@@ -114,7 +114,8 @@ __device__ Item dense_item(const Plan& plan, int item_position) {
   Item item = {};
   item.entries_at = dense_list + kDense;
   item.order_at = dense_list;
-  item.num_entries = (item_position + kItemRows - 1) / kTileKeys + 1;
+  // Down to the tile that holds key 0, and to an even number: the last one may lie before it.
+  item.num_entries = ((item_position + kItemRows - 1) / kTileKeys + 2) / 2 * 2;
   item.tiles[0] = item.tiles[1] = item.num_entries;
   item.second = 1;
   item.local = -1;
@@ -179,7 +180,7 @@ __global__ void prepare_kernel(const DeviceIndex index, const Plan plan) {
     return;
   }
 
-  DeviceHead head = index.heads[h];
+  DeviceHead head = index.heads != nullptr ? index.heads[h] : DeviceHead{};
   head.local = min(head.local, plan.kv_len);
   head.sink = min(head.sink, plan.kv_len);
   int num_entries = 0, run = 0, sink_tiles = 0;
@@ -236,7 +237,7 @@ void prepare_plan(const DeviceAttentionCall& call, const Plan& plan, Stream stre
   const int num_heads = static_cast<int>(call.query.heads);
   prepare_kernel<<<num_heads + 1, kPrepareThreads, 0, stream>>>(call.index, plan);
   check(cudaGetLastError(), "launching the attention plan");
-  if (plan.gathered_capacity == 0) return;
+  if (call.index.heads == nullptr || plan.gathered_capacity == 0) return;
   constexpr int kElements = sizeof(uint4) / 2;
   const int row_chunks = static_cast<int>(call.key.dim) / kElements;
   const auto strides = [](const base::InputHeads& tensor) {

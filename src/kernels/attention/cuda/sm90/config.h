@@ -27,9 +27,12 @@ inline constexpr std::int32_t kColumnTile = 1 << 30;
 
 enum NamedBarrier : int { kTurnOfLowerHalf = 1, kTurnOfUpperHalf = 2 };
 
-template <class Element, int HeadDim>
+// Pairs: every item has an even number of entries and each half computes all of them, so a step's tiles always
+// stand in neighbouring slots.
+template <class Element, int HeadDim, bool Pairs>
 struct Config {
   using T = Element;
+  static constexpr bool kPairs = Pairs;
   static constexpr int kHeadDim = HeadDim;
   static constexpr int kPanels = (HeadDim + kPanelDim - 1) / kPanelDim;
   // Keys are held until their exponentials are known to be in range, values only for the product: three steps

@@ -115,7 +115,7 @@ class Consumer {
       }
       tiles.begin(item(), half_, next_use);
       now = tiles.step(0, plan_);
-      issue<false>(now, before);
+      issue(now, before);
       finish_first_softmax(now, item());
       finish_product(before);
       accumulate_ = 0;
@@ -161,8 +161,7 @@ class Consumer {
     }
   }
 
-  // scores = query * keys^T. Adjacent: the two tiles stand in neighbouring slots and make one operand.
-  template <bool Adjacent>
+  // scores = query * keys^T. Two tiles in neighbouring slots make one operand, so that queries are read once.
   __device__ __forceinline__ void issue_scores(StepTiles tiles) {
     using namespace minference::cuda;
     const std::uint32_t query = query_operand_ + buffer_ * wgmma_operand_step(Config::kQueryBytes);
@@ -176,7 +175,7 @@ class Consumer {
       const std::uint64_t a =
           wgmma_descriptor(query + k / 4 * wgmma_operand_step(Config::kQueryPanelBytes) + in_panel);
       const std::uint32_t key = k / 4 * wgmma_operand_step(Config::kKeyPanelStride) + in_panel;
-      if constexpr (Adjacent) {
+      if constexpr (Config::kPairs) {
         wgmma_shared<T, 2 * kTileKeys>(scores_, a, wgmma_descriptor(first + key), k != 0);
       } else {
         wgmma_shared<T, kTileKeys>(scores_, a, wgmma_descriptor(first + key), k != 0);
@@ -203,20 +202,19 @@ class Consumer {
     using namespace minference::cuda;
     wait_for_keys(now);
     wgmma_fence();
-    issue_scores<false>(now);
+    issue_scores(now);
     wgmma_commit();
     wgmma_wait<0>();
     wgmma_pin(scores_);
   }
 
   // Issues the scores of a step and the product of the one before; returns when the scores are there.
-  template <bool Adjacent>
   __device__ __forceinline__ void issue(StepTiles now, StepTiles before) {
     using namespace minference::cuda;
     wait_for_keys(now);
     named_barrier_sync<2 * kWarpgroup>(kTurnOfLowerHalf + half_);
     wgmma_fence();
-    issue_scores<Adjacent>(now);
+    issue_scores(now);
     wgmma_commit();
     wait_for_values(before);
     wgmma_fence();
@@ -246,7 +244,7 @@ class Consumer {
 
   // One step that is not an item's first.
   __device__ __forceinline__ void run_step(StepTiles now, StepTiles before) {
-    issue<false>(now, before);
+    issue(now, before);
     mask(now, item());
     float part[2], factor[2];
     softmax_.exponentials(scores_, scale_log2_, part);

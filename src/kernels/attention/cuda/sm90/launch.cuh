@@ -9,14 +9,25 @@
 
 namespace minference::kernels::cuda::sm90 {
 
+template <class Config>
+void launch_kernel(const Arguments& arguments, Stream stream) {
+  using minference::cuda::check;
+  constexpr int kSharedBytes = sizeof(SharedMemory<Config>) + 1024;
+  static_assert(kSharedBytes <= 227 * 1024, "a CTA of sm_90 has 227 KB of shared memory");
+  int device = 0, multiprocessors = 0;
+  check(cudaGetDevice(&device), "asking for the device");
+  check(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device),
+        "asking for its size");
+  check(cudaFuncSetAttribute(attention_kernel<Config>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                             kSharedBytes),
+        "reserving shared memory");
+  attention_kernel<Config><<<multiprocessors, kThreads, kSharedBytes, stream>>>(arguments);
+  check(cudaGetLastError(), "launching attention");
+}
+
 template <class Element, int HeadDim>
 void launch_attention_kernel(const DeviceAttentionCall& call, const Plan& plan, Stream stream) {
-  using minference::cuda::check;
   using minference::cuda::tensor_map;
-  using Shape = Config<Element, HeadDim>;
-  constexpr int kSharedBytes = sizeof(SharedMemory<Shape>) + 1024;
-  static_assert(kSharedBytes <= 227 * 1024, "a CTA of sm_90 has 227 KB of shared memory");
-
   const auto gathered = [&](const void* data) {
     base::InputHeads view = call.key;
     view.data = data;
@@ -40,16 +51,11 @@ void launch_attention_kernel(const DeviceAttentionCall& call, const Plan& plan, 
   arguments.plan = plan;
   arguments.lse = call.lse;
   arguments.scale_log2 = call.softmax_scale * std::numbers::log2e_v<float>;
-
-  int device = 0, multiprocessors = 0;
-  check(cudaGetDevice(&device), "asking for the device");
-  check(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device),
-        "asking for its size");
-  check(cudaFuncSetAttribute(attention_kernel<Shape>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                             kSharedBytes),
-        "reserving shared memory");
-  attention_kernel<Shape><<<multiprocessors, kThreads, kSharedBytes, stream>>>(arguments);
-  check(cudaGetLastError(), "launching attention");
+  if (call.index.heads == nullptr) {
+    launch_kernel<Config<Element, HeadDim, true>>(arguments, stream);
+  } else {
+    launch_kernel<Config<Element, HeadDim, false>>(arguments, stream);
+  }
 }
 
 }  // namespace minference::kernels::cuda::sm90

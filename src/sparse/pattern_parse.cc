@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <cctype>
 #include <cerrno>
 #include <charconv>
 #include <cmath>
@@ -30,6 +31,14 @@ std::string shown(const json& value) {
   std::string text = value.dump(-1, ' ', true, json::error_handler_t::replace);
   if (text.size() > kMaxShown) text = text.substr(0, kMaxShown) + "...";
   return text;
+}
+
+// `path` and a field of the value there; unusual names are quoted as in JSON.
+std::string path_of_field(const std::string& path, const std::string& field) {
+  const bool plain =
+      !field.empty() && field.size() <= kMaxShown &&
+      std::all_of(field.begin(), field.end(), [](unsigned char c) { return std::isalnum(c) || c == '_'; });
+  return path + (path.empty() ? "" : ".") + (plain ? field : shown(field));
 }
 
 // A value of a file and where in it the value stands, for messages. Refers to the document it came from.
@@ -81,7 +90,7 @@ class Node {
     if (!is_object()) refuse("must be an object");
     std::vector<std::pair<std::string, Node>> fields;
     for (const auto& [key, value] : value_->items()) {
-      fields.emplace_back(key, Node(value, file_, path_.empty() ? key : path_ + "." + key));
+      fields.emplace_back(key, Node(value, file_, path_of_field(path_, key)));
     }
     return fields;
   }
@@ -91,7 +100,7 @@ class Node {
   Node field(const std::string& key) const {
     if (!is_object()) refuse("must be an object");
     if (!has(key)) refuse("must have a field \"" + key + "\"", "none");
-    return {(*value_)[key], file_, path_.empty() ? key : path_ + "." + key};
+    return {(*value_)[key], file_, path_of_field(path_, key)};
   }
 
   void allow_fields(const std::set<std::string>& known) const {

@@ -265,6 +265,12 @@ TEST(Patterns, RefusesWrongMInferenceFiles) {
             "p.json: layers[0].0[3]: must be a number, got \"good\"");
 }
 
+TEST(Patterns, UnusualLegendNamesAreQuoted) {
+  EXPECT_EQ(refusal(File{.legend = R"({"\u00e9 \n": 7})"}.text()),
+            "p.json: legend.\"\\u00e9 \\n\": must be an object, got 7");
+  EXPECT_EQ(refusal(File{.legend = R"({"": 7})"}.text()), "p.json: legend.\"\": must be an object, got 7");
+}
+
 TEST(Patterns, LongValuesAreShownInPart) {
   const std::string message = refusal(File{.source = "[\"" + std::string(10000, 'x') + "\"]"}.text());
   EXPECT_EQ(message, "p.json: source: must be a string, got [\"" + std::string(58, 'x') + "...");

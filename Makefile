@@ -44,13 +44,11 @@ test-python: build/installed
 	@$(VENV)/python -m pytest $(wildcard tests/python) tools
 
 .PHONY: lint
-lint: build/environment ## Formatting, layers, symbols, Python style
+lint: build/environment ## Formatting, layers, Python style
 	$(call say,"Lint")
 	@tools/format --check
 	@$(VENV)/ruff check --quiet .
 	@$(PYTHON) tools/check_layers.py
-	@if [ -e tools/check_isa_symbols.py ] && [ -e $(BUILD)/build.ninja ]; then \
-	  $(PYTHON) tools/check_isa_symbols.py $(BUILD); fi
 
 .PHONY: format
 format: build/environment ## Rewrite the sources the way `make lint` wants them
@@ -64,6 +62,11 @@ tidy: build/configured ## clang-tidy over the sources (minutes)
 .PHONY: bench
 bench: build/installed ## Kernels against PyTorch's SDPA
 	@$(VENV)/minference bench
+
+.PHONY: cuda
+cuda: build/debian-packages ## Compile libminference_cuda.so (needs nvcc)
+	$(call say,"Compile CUDA")
+	@cmake --preset cuda && cmake --build build/cuda --parallel $(JOBS) --target minference_cuda
 
 .PHONY: check-all
 check-all: ## What is too long for `make test`: exhaustive cases, sanitizers, clang-tidy

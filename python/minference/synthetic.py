@@ -225,6 +225,87 @@ def _add_pairs(real: np.ndarray, imaginary: np.ndarray, first_pair: int, values:
     imaginary[:, first_pair : first_pair + count] += values[:, 1::2]
 
 
+def _topic_strength(root_dim: float) -> float:
+    return math.sqrt(1.2 * root_dim)
+
+
+class _QueryHead:
+    def __init__(self, seed: int, head: int, kind: HeadType, kv_head: _KvHead, pairs: _Pairs, root_dim: float):
+        draws = _Draws(_stream(seed, _QUERY_HEAD, head))
+        slash, sink, column = (draws.uniform(*r) for r in (kind.slash, kind.sink, kind.column))
+        noise, topic = (draws.uniform(*r) for r in (kind.noise, kind.topic))
+        offset = float(int(draws.uniform(0, 2)) * int(draws.uniform(16, 700))) if kind.far else 0.0
+        weights = [0.0] * pairs.count
+        for j in range(*pairs.band(*kind.band)):
+            weights[j] = draws.exponential()
+        total = sum(w for w, m in zip(weights, kv_head.mean) if m > 0)
+        amplitude = np.array(
+            [_rounded(slash * root_dim * w / total / m) if m > 0 else 0.0 for w, m in zip(weights, kv_head.mean)],
+            np.float32,
+        )
+        cos, sin = _cos_sin(np.array(kv_head.phase) - _turns_per_token(pairs.count) * offset)
+        self.real, self.imaginary = amplitude * cos, amplitude * sin
+        still = np.array(
+            [
+                _rounded(sink * root_dim / _SINK_HEIGHT * s + column * root_dim / _COLUMN_HEIGHT_MAX * c)
+                for s, c in zip(kv_head.sink, kv_head.column)
+            ],
+            np.float32,
+        )
+        self.real[pairs.first_still :] = still[0::2]
+        self.imaginary[pairs.first_still :] = still[1::2]
+        self.noise = 0.64 * noise / _NOISE
+        self.topic = topic * root_dim / _topic_strength(root_dim)
+
+
+def _noise(stream: int, rows: np.ndarray, pairs: _Pairs, deviation: float) -> tuple:
+    words = _words(stream, int(rows[0]) * 2 * pairs.count, len(rows) * 2 * pairs.count)
+    values = (_normal(words) * np.float32(deviation)).reshape(len(rows), 2 * pairs.count)
+    return values[:, : pairs.count].copy(), values[:, pairs.count :].copy()
+
+
+def _key_pairs(seed, head, kv_head, pairs, root_dim, rows, topics) -> tuple:
+    real, imaginary = _noise(_stream(seed, _KEY_NOISE, head), rows, pairs, _NOISE)
+    cos, sin = _cos_sin(np.array(kv_head.phase))
+    mean = np.array(kv_head.mean, np.float32)
+    real += mean * cos
+    imaginary += mean * sin
+    is_sink = (rows < _NUM_SINKS)[:, None]
+    fade = np.where(is_sink, np.float32(0.2), np.float32(1.0))
+    real[:, : pairs.first_still] *= fade
+    imaginary[:, : pairs.first_still] *= fade
+
+    place = _uniform(_words(_stream(seed, _COLUMN_PLACE, head), int(rows[0]), len(rows)))
+    height = _uniform(_words(_stream(seed, _COLUMN_HEIGHT, head), int(rows[0]), len(rows)))
+    height = np.float32(_COLUMN_HEIGHT_MAX) * (np.float32(0.55) + np.float32(0.45) * height)
+    height = np.where((place < np.float32(_COLUMN_SHARE)) & (rows >= _NUM_SINKS), height, np.float32(0))
+    _add_pairs(real, imaginary, pairs.first_still, height[:, None] * np.array(kv_head.column, np.float32))
+    sink = np.zeros(len(rows), np.float32)
+    for r in rows[rows < _NUM_SINKS]:
+        sink[r - rows[0]] = np.float32(_SINK_HEIGHT * kv_head.sink_heights[r])
+    _add_pairs(real, imaginary, pairs.first_still, sink[:, None] * np.array(kv_head.sink, np.float32))
+
+    strength = np.where(is_sink, np.float32(0), np.float32(_topic_strength(root_dim)))
+    _add_pairs(real, imaginary, pairs.first_topic, strength * kv_head.topics[topics])
+    return real, imaginary
+
+
+def _query_pairs(seed, index, head: _QueryHead, kv_head: _KvHead, pairs: _Pairs, rows, topics) -> tuple:
+    real, imaginary = _noise(_stream(seed, _QUERY_NOISE, index), rows, pairs, head.noise)
+    real += head.real
+    imaginary += head.imaginary
+    if head.topic:
+        _add_pairs(real, imaginary, pairs.first_topic, np.float32(head.topic) * kv_head.topics[topics])
+    return real, imaginary
+
+
+def _value_rows(seed: int, head: int, kv_head: _KvHead, rows: np.ndarray, head_dim: int) -> np.ndarray:
+    words = _words(_stream(seed, _VALUE, head), (int(rows[0]) + 1) * head_dim, len(rows) * head_dim)
+    values = _normal(words).reshape(len(rows), head_dim) + kv_head.value_mean
+    values[rows < _NUM_SINKS] *= np.float32(0.05)
+    return _to_bfloat16(values)
+
+
 def make_qkv(
     num_tokens: int,
     num_query_heads: int,
@@ -280,84 +361,3 @@ def make_qkv(
                 made = _query_pairs(seed, h, head, kv_heads[h // group], pairs, rows[skip:], topics[rows[skip:]])
                 query[h, rows[skip:] - first_query] = _rotate(*made, cos[skip:], sin[skip:])
     return query, key, value
-
-
-def _noise(stream: int, rows: np.ndarray, pairs: _Pairs, deviation: float) -> tuple:
-    words = _words(stream, int(rows[0]) * 2 * pairs.count, len(rows) * 2 * pairs.count)
-    values = (_normal(words) * np.float32(deviation)).reshape(len(rows), 2 * pairs.count)
-    return values[:, : pairs.count].copy(), values[:, pairs.count :].copy()
-
-
-def _topic_strength(root_dim: float) -> float:
-    return math.sqrt(1.2 * root_dim)
-
-
-def _key_pairs(seed, head, kv_head, pairs, root_dim, rows, topics) -> tuple:
-    real, imaginary = _noise(_stream(seed, _KEY_NOISE, head), rows, pairs, _NOISE)
-    cos, sin = _cos_sin(np.array(kv_head.phase))
-    mean = np.array(kv_head.mean, np.float32)
-    real += mean * cos
-    imaginary += mean * sin
-    is_sink = (rows < _NUM_SINKS)[:, None]
-    fade = np.where(is_sink, np.float32(0.2), np.float32(1.0))
-    real[:, : pairs.first_still] *= fade
-    imaginary[:, : pairs.first_still] *= fade
-
-    place = _uniform(_words(_stream(seed, _COLUMN_PLACE, head), int(rows[0]), len(rows)))
-    height = _uniform(_words(_stream(seed, _COLUMN_HEIGHT, head), int(rows[0]), len(rows)))
-    height = np.float32(_COLUMN_HEIGHT_MAX) * (np.float32(0.55) + np.float32(0.45) * height)
-    height = np.where((place < np.float32(_COLUMN_SHARE)) & (rows >= _NUM_SINKS), height, np.float32(0))
-    _add_pairs(real, imaginary, pairs.first_still, height[:, None] * np.array(kv_head.column, np.float32))
-    sink = np.zeros(len(rows), np.float32)
-    for r in rows[rows < _NUM_SINKS]:
-        sink[r - rows[0]] = np.float32(_SINK_HEIGHT * kv_head.sink_heights[r])
-    _add_pairs(real, imaginary, pairs.first_still, sink[:, None] * np.array(kv_head.sink, np.float32))
-
-    strength = np.where(is_sink, np.float32(0), np.float32(_topic_strength(root_dim)))
-    _add_pairs(real, imaginary, pairs.first_topic, strength * kv_head.topics[topics])
-    return real, imaginary
-
-
-class _QueryHead:
-    def __init__(self, seed: int, head: int, kind: HeadType, kv_head: _KvHead, pairs: _Pairs, root_dim: float):
-        draws = _Draws(_stream(seed, _QUERY_HEAD, head))
-        slash, sink, column = (draws.uniform(*r) for r in (kind.slash, kind.sink, kind.column))
-        noise, topic = (draws.uniform(*r) for r in (kind.noise, kind.topic))
-        offset = float(int(draws.uniform(0, 2)) * int(draws.uniform(16, 700))) if kind.far else 0.0
-        weights = [0.0] * pairs.count
-        for j in range(*pairs.band(*kind.band)):
-            weights[j] = draws.exponential()
-        total = sum(w for w, m in zip(weights, kv_head.mean) if m > 0)
-        amplitude = np.array(
-            [_rounded(slash * root_dim * w / total / m) if m > 0 else 0.0 for w, m in zip(weights, kv_head.mean)],
-            np.float32,
-        )
-        cos, sin = _cos_sin(np.array(kv_head.phase) - _turns_per_token(pairs.count) * offset)
-        self.real, self.imaginary = amplitude * cos, amplitude * sin
-        still = np.array(
-            [
-                _rounded(sink * root_dim / _SINK_HEIGHT * s + column * root_dim / _COLUMN_HEIGHT_MAX * c)
-                for s, c in zip(kv_head.sink, kv_head.column)
-            ],
-            np.float32,
-        )
-        self.real[pairs.first_still :] = still[0::2]
-        self.imaginary[pairs.first_still :] = still[1::2]
-        self.noise = 0.64 * noise / _NOISE
-        self.topic = topic * root_dim / _topic_strength(root_dim)
-
-
-def _query_pairs(seed, index, head: _QueryHead, kv_head: _KvHead, pairs: _Pairs, rows, topics) -> tuple:
-    real, imaginary = _noise(_stream(seed, _QUERY_NOISE, index), rows, pairs, head.noise)
-    real += head.real
-    imaginary += head.imaginary
-    if head.topic:
-        _add_pairs(real, imaginary, pairs.first_topic, np.float32(head.topic) * kv_head.topics[topics])
-    return real, imaginary
-
-
-def _value_rows(seed: int, head: int, kv_head: _KvHead, rows: np.ndarray, head_dim: int) -> np.ndarray:
-    words = _words(_stream(seed, _VALUE, head), (int(rows[0]) + 1) * head_dim, len(rows) * head_dim)
-    values = _normal(words).reshape(len(rows), head_dim) + kv_head.value_mean
-    values[rows < _NUM_SINKS] *= np.float32(0.05)
-    return _to_bfloat16(values)

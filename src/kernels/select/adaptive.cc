@@ -1,6 +1,6 @@
 #include <algorithm>
 #include <bit>
-#include <cmath>
+#include <limits>
 
 #include "kernels/select/select.h"
 

@@ -33,6 +33,12 @@ struct Policy : cpu::avx512::Simd {
     _mm512_store_si512(p, _mm512_permutexvar_epi16(_mm512_load_si512(kInterleaved), halves));
   }
 
+  static void store_as(base::DType, void* p, __m512 x, int count) {
+    const auto halves = reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(x));
+    if (count == 16) return _mm256_storeu_si256(static_cast<__m256i*>(p), halves);
+    _mm_storeu_si128(static_cast<__m128i*>(p), _mm256_castsi256_si128(halves));
+  }
+
   // Rows are copied 32 values at a time; head_dim is a multiple of 8.
   static void pack_key(base::DType, const void* key, int head_dim, Operand* out) {
     const auto* values = static_cast<const std::uint16_t*>(key);

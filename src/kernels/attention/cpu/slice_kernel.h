@@ -25,6 +25,7 @@ struct SliceState {
   int head_dim;            // a multiple of 8
   int first_lane;          // kSliceRows - n
   float scale_log2;        // softmax_scale * log2(e): scores are powers of two
+  bool is_empty;           // no tile yet: the accumulator holds nothing
   bool has_references;     // every row has attended to a key
   Operand* query;          // [round_up(head_dim / pack, 16), 64]
   Operand* probabilities;  // [64 / pack, 64]: of the current tile, relative to 2^reference
@@ -55,7 +56,7 @@ struct SliceKernel {
   // Whether keys and values of `type` are operands already (values only when pack is 1).
   base::DType operand_type;
 
-  // Reads the slice's rows (`row_stride` in elements) and clears the state.
+  // Reads the slice's rows; `row_stride` in elements.
   void (*begin)(SliceState& state, base::DType type, const void* rows, std::int64_t row_stride);
   // Adds a tile.
   void (*attend)(SliceState& state, const KeyValueTile& tile);

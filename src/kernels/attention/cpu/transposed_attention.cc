@@ -84,6 +84,14 @@ class Worker {
   std::uint64_t lanes_[kTileKeys];
 };
 
+// Brings rows to the second-level cache while something else is done.
+void prefetch_rows(const void* rows, std::int64_t pitch, std::int64_t count, std::int64_t bytes) {
+  for (std::int64_t i = 0; i < count; ++i) {
+    const char* row = static_cast<const char*>(rows) + i * pitch;
+    for (std::int64_t b = 0; b < bytes; b += 64) __builtin_prefetch(row + b, 0, 2);
+  }
+}
+
 void Worker::attend(const AttentionCall& call, const SliceKernel& kernel, const PreparedOperands& prepared,
                     std::int64_t head, const sparse::RowSlice& slice) {
   const sparse::SparseIndex& index = *call.index;
@@ -94,18 +102,29 @@ void Worker::attend(const AttentionCall& call, const SliceKernel& kernel, const 
                     head / (call.query.heads / call.key.heads),
                     sparse::position_of_row(index.q_len, index.kv_len, slice.begin),
                     sparse::position_of_row(index.q_len, index.kv_len, slice.end - 1)};
+  const auto size = static_cast<std::int64_t>(base::size_of(call.query.dtype));
+  const std::int64_t num_rows = slice.end - slice.begin;
+  const void* query = row_of(call.query, head, slice.begin);
+  char* out = static_cast<char*>(call.out.data) +
+              (head * call.out.head_stride + slice.begin * call.out.row_stride) * size;
+  prefetch_rows(query, call.query.row_stride * size, num_rows, call.query.dim * size);
   sparse::keys_of_slice(index, head, slice, keys_);
-  state_.first_lane = kSliceRows - static_cast<int>(slice.end - slice.begin);
-  kernel.begin(state_, call.query.dtype, row_of(call.query, head, slice.begin), call.query.row_stride);
+  if (!keys_.tiles.empty()) {
+    const sparse::KeyTile& first = keys_.tiles.front();
+    const KeyValueOperands operands = prepared.keys_from(place.kv_head, first.begin);
+    const std::int64_t row_bytes = call.key.dim * static_cast<std::int64_t>(sizeof(Operand));
+    prefetch_rows(operands.key, operands.key_pitch, first.count, row_bytes / kernel.pack);
+    prefetch_rows(operands.value, operands.value_pitch, first.count / kernel.pack, row_bytes);
+  }
+  state_.first_lane = kSliceRows - static_cast<int>(num_rows);
+  kernel.begin(state_, call.query.dtype, query, call.query.row_stride);
 
   for (std::size_t i = 0; i < keys_.tiles.size(); ++i) {
     attend_tile(place, keys_.tiles[i], i + 1 < keys_.tiles.size() ? &keys_.tiles[i + 1] : nullptr);
   }
   attend_columns(place);
 
-  const auto size = static_cast<std::int64_t>(base::size_of(call.out.dtype));
-  char* out = static_cast<char*>(call.out.data) +
-              (head * call.out.head_stride + slice.begin * call.out.row_stride) * size;
+  prefetch_rows(out, call.out.row_stride * size, num_rows, call.out.dim * size);
   kernel.finish(state_, call.out.dtype, out, call.out.row_stride);
   if (call.lse.data) write_lse(call, head, slice);
 }

@@ -50,44 +50,44 @@ struct TransposedLoop {
                           kSliceRows);
       }
     }
-    for (int i = 0; i < state.head_dim * kSliceRows; i += 16)
-      Policy::store(state.accumulator + i, Policy::zero());
     for (int lane = 0; lane < kSliceRows; ++lane) {
       // Lanes without a row have a reference from the start: they must not keep the slice from its fast path.
       state.reference[lane] = lane < state.first_lane ? 0.0f : -__builtin_inff();
       state.row_sum[lane] = 0.0f;
     }
+    state.is_empty = true;
     state.has_references = false;
   }
 
   static void attend(SliceState& state, const KeyValueTile& tile) {
     const bool simple = !tile.lanes || (tile.lanes_agree && tile.num_keys == kTileKeys);
-    if (simple && state.has_references && attend_with_known_references(state, tile)) return;
-    attend_with_new_references(state, tile);
+    if (!simple || !state.has_references || !attend_with_known_references(state, tile)) {
+      attend_with_new_references(state, tile);
+    }
+    state.is_empty = false;
   }
 
   static void finish(const SliceState& state, base::DType type, void* rows, std::int64_t row_stride) {
     const int padded_dim = round_up_16(state.head_dim);
     const std::int64_t value_bytes = type == base::DType::f32 ? 4 : 2;
-    for (int group = state.first_lane / 16; group < kGroups; ++group) {
-      const F32x16 sum = Policy::load(state.row_sum + group * 16);
-      // A row with a key has a sum of about 1 at least, that of the largest score; one with a NaN stays NaN.
-      const std::uint32_t attends = ~Policy::less(sum, Policy::broadcast(0.5f));
-      const F32x16 inverse =
-          Policy::select(attends, Policy::divide(Policy::broadcast(1.0f), sum), Policy::zero());
-      for (int d = 0; d < state.head_dim; ++d) {
-        float* acc = state.accumulator + d * kSliceRows + group * 16;
-        Policy::store(acc, Policy::multiply(Policy::load(acc), inverse));
+    if (state.is_empty) {
+      for (int i = 0; i < state.head_dim * kSliceRows; i += 16) {
+        Policy::store(state.accumulator + i, Policy::zero());
       }
+    }
+    for (int group = state.first_lane / 16; group < kGroups; ++group) {
       for (int d = 0; d < state.head_dim; d += 16) {
         Policy::transpose(reinterpret_cast<const Operand*>(state.accumulator) + d * kSliceRows + group * 16,
                           kSliceRows, state.rows + d, padded_dim);
       }
       for (int lane = group * 16; lane < group * 16 + 16; ++lane) {
         if (lane < state.first_lane) continue;
+        const float sum = state.row_sum[lane];
+        const F32x16 inverse = Policy::broadcast(sum == 0 ? 0.0f : 1 / sum);
         char* out = static_cast<char*>(rows) + (lane - state.first_lane) * row_stride * value_bytes;
         for (int d = 0; d < state.head_dim; d += 16) {
-          Policy::store_as(type, out + d * value_bytes, Policy::load(state.rows + lane % 16 * padded_dim + d),
+          const F32x16 values = Policy::load(state.rows + lane % 16 * padded_dim + d);
+          Policy::store_as(type, out + d * value_bytes, Policy::multiply(values, inverse),
                            state.head_dim - d < 16 ? 8 : 16);
         }
       }
@@ -371,6 +371,7 @@ struct TransposedLoop {
     if (raised == 0) return;
     const F32x16 reference = Policy::select(raised, max, old);
     Policy::store(stored, reference);
+    if (state.is_empty) return;
     const F32x16 decay =
         Policy::select(raised, exp2(Policy::subtract(old, reference)), Policy::broadcast(1.0f));
     float* row_sum = state.row_sum + 16 * group;
@@ -384,7 +385,7 @@ struct TransposedLoop {
   // accumulator += values * probabilities; group g uses the first ends[g] operand rows.
   static void accumulate_values(SliceState& state, const KeyValueTile& tile, const int (&ends)[kGroups]) {
     for (int group = 0; group < kGroups; group += kVectors) {
-      if (ends[group + kVectors - 1] == 0) continue;
+      if (ends[group + kVectors - 1] == 0 && !state.is_empty) continue;
       for_each_block(state.head_dim, [&]<int M>(int d) {
         if (tile.next_key && group == 0) prefetch_keys(state, tile, d, M);
         accumulate_value_block<M>(state, tile, d, group, ends);
@@ -420,7 +421,7 @@ struct TransposedLoop {
 #pragma GCC unroll 4
       for (int j = 0; j < kVectors; ++j) {
         float* acc = state.accumulator + (d + i) * kSliceRows + 16 * (group + j);
-        Policy::store(acc, Policy::add(Policy::load(acc), sums.acc[i][j]));
+        Policy::store(acc, state.is_empty ? sums.acc[i][j] : Policy::add(Policy::load(acc), sums.acc[i][j]));
       }
     }
   }

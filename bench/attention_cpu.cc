@@ -1,6 +1,6 @@
 // Attention kernels on the CPU, each beside a bare loop of its multiply instruction, interleaved.
 //
-//   attention_cpu [--output FILE.json] [--pairs 21] [--lengths 8192,16384] [--kernels avx512bf16,avx2] [--workers 2]
+//   bench_attention_cpu [--output FILE.json] [--pairs 21] [--lengths 8192,16384] [--kernels avx512bf16,avx2] [--workers 2]
 //
 // rate = 4 head_dim (causal pairs of the index) / time; share = rate / rate of the bare loops before and after. Times of
 // one worker are CPU times, so that neighbours on a shared machine cost it little; medians of all pairs.
@@ -314,7 +314,7 @@ int main(int argc, char** argv) {
       throw std::runtime_error("cannot write " + options.output);
     }
   } catch (const std::exception& error) {
-    std::fprintf(stderr, "attention_cpu: %s\n", error.what());
+    std::fprintf(stderr, "bench_attention_cpu: %s\n", error.what());
     return 1;
   }
   return 0;

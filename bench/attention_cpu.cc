@@ -24,6 +24,7 @@
 
 #include "bare_instruction.h"
 #include "kernels/attention/attention.h"
+#include "synthetic_heads.h"
 
 namespace minference::bench {
 namespace {
@@ -85,54 +86,32 @@ double median(std::vector<double> values) {
   return values[values.size() / 2];
 }
 
-// Heads with what makes attention sparse: a score that falls with distance, with echoes (rotated means), a sink 12 nats
-// above the background, and noise. Rotations as in RoPE, theta = 10000.
+// A KV head and its query heads, as a language model's look.
 struct Heads {
   std::int64_t length, head_dim;
-  std::vector<base::bfloat16> query, key, value, out;
+  SyntheticHeads inputs;
+  std::vector<std::uint16_t> out;
 
-  Heads(std::int64_t n, std::int64_t dim) : length(n), head_dim(dim) {
-    std::mt19937 random(1);
-    std::normal_distribution<float> normal;
-    const auto fill = [&](std::vector<base::bfloat16>& x, std::int64_t heads, float mean, float noise) {
-      for (std::int64_t h = 0; h < heads; ++h) {
-        for (std::int64_t position = 0; position < n; ++position) {
-          for (std::int64_t pair = 0; pair < dim / 2; ++pair) {
-            const double angle = static_cast<double>(position) *
-                                 std::pow(1e4, -2.0 * static_cast<double>(pair) / static_cast<double>(dim));
-            const bool sink = pair + 4 >= dim / 2;  // the slowest pairs tell the first key from all others
-            const float strength = sink ? (position == 0 || heads > 1 ? 4.0f : 0.0f) : mean;
-            x.push_back(base::from_float<base::bfloat16>(
-                strength * static_cast<float>(sink ? 1 : std::cos(angle)) + noise * normal(random)));
-            x.push_back(base::from_float<base::bfloat16>(
-                strength * static_cast<float>(sink ? 0 : std::sin(angle)) + noise * normal(random)));
-          }
-        }
-      }
-    };
-    fill(query, kQueryHeads, mean_, 0.8f);
-    fill(key, 1, mean_, 0.8f);
-    fill(value, 1, 0.0f, 1.0f);
-    out.resize(query.size());
-  }
+  Heads(std::int64_t n, std::int64_t dim)
+      : length(n),
+        head_dim(dim),
+        inputs(make_synthetic_heads(n, 1, dim, 1, {"local", "slash", "mixed", "broad"}, n)),
+        out(inputs.query.size()) {}
 
   kernels::AttentionCall call(const sparse::SparseIndex& index) {
-    const auto view = [&](const std::vector<base::bfloat16>& x, std::int64_t heads) {
+    const auto view = [&](const std::vector<std::uint16_t>& x, std::int64_t heads) {
       return base::InputHeads{x.data(), base::DType::bf16, heads,   length,
                               head_dim, length * head_dim, head_dim};
     };
     kernels::AttentionCall c;
-    c.query = view(query, kQueryHeads);
-    c.key = view(key, 1);
-    c.value = view(value, 1);
+    c.query = view(inputs.query, kQueryHeads);
+    c.key = view(inputs.key, 1);
+    c.value = view(inputs.value, 1);
     c.out = {out.data(), base::DType::bf16, kQueryHeads, length, head_dim, length * head_dim, head_dim};
     c.softmax_scale = 1 / std::sqrt(static_cast<float>(head_dim));
     c.index = &index;
     return c;
   }
-
- private:
-  static constexpr float mean_ = 1.2f;
 };
 
 enum class Pattern { dense, tiles, columns, diagonal };

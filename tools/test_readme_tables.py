@@ -1,0 +1,49 @@
+"""readme_tables.py fills marked tables from result files, and is content with what it wrote."""
+
+import json
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+import readme_tables
+
+RESULT = {
+    "machine": {"cpu": "a CPU", "threads": 2},
+    "command": "bench --all",
+    "commit": "abc",
+    "date": "2026-01-02",
+    "rows": [
+        {"kernel": "amx", "length": 32768, "ours_ms": 1234.5, "density": 0.0123, "speedup": 12.345},
+        {"kernel": "avx2", "length": 32768, "ours_ms": 0.012345, "density": 1.0, "speedup": 1.2345},
+    ],
+}
+README = """before
+<!-- table r.json kernel==amx length="tokens" ours_ms="ours, ms" density="density" speedup="times" -->
+stale
+<!-- /table -->
+after
+"""
+
+
+def test_table_is_filled_once(tmp_path):
+    (tmp_path / "r.json").write_text(json.dumps(RESULT))
+    filled = readme_tables.fill(README, tmp_path)
+    assert "| tokens | ours, ms | density | times |" in filled
+    assert "| 32,768 | 1,230 | 1.2 % | 12.3 |" in filled
+    assert "stale" not in filled and filled.startswith("before\n") and filled.endswith("<!-- /table -->\nafter\n")
+    assert "`bench --all` · a CPU, threads 2 · commit abc, 2026-01-02" in filled
+    assert readme_tables.fill(filled, tmp_path) == filled
+
+
+def test_figures():
+    assert readme_tables.show("ours_ms", 0.012345) == "0.0123"
+    assert readme_tables.show("ours_ms", 0.0) == "0"
+    assert readme_tables.show("ours_ms", 99.96) == "100"
+    assert readme_tables.show("speedup", 1.2345) == "1.23"
+    assert readme_tables.show("kept_mass", 1.0) == "100.0 %"
+    assert readme_tables.show("kept_mass", None) == "–"
+
+
+def test_readme_is_current():
+    text = (readme_tables.ROOT / "README.md").read_text()
+    assert readme_tables.fill(text, readme_tables.ROOT / "bench" / "results") == text

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Checks that a shared library exports exactly the functions that the C header declares.
 
-    tools/check_exports.py LIBRARY HEADER
+tools/check_exports.py LIBRARY HEADER
 """
 
 import re
@@ -12,7 +12,10 @@ from pathlib import Path
 
 def exported(library: str) -> set[str]:
     lines = subprocess.run(
-        ["nm", "--dynamic", "--defined-only", "--format=posix", library], check=True, capture_output=True, text=True
+        ["nm", "--dynamic", "--defined-only", "--format=posix", library],
+        check=True,
+        capture_output=True,
+        text=True,
     ).stdout.splitlines()
     return {line.split()[0].split("@")[0] for line in lines}
 

@@ -51,7 +51,9 @@ def isa_objects(build: Path) -> list[tuple[Path, Path]]:
 
 def faults(source: Path, symbols: list[str]) -> list[str]:
     if source.stem not in ISAS:
-        return [f"{source}: is compiled with instruction set flags, but not named after one of {', '.join(ISAS)}"]
+        return [
+            f"{source}: is compiled with instruction set flags, but not named after one of {', '.join(ISAS)}"
+        ]
     return [
         f"{source}: defines weak symbol {symbol}, outside namespace {source.stem}"
         for symbol in symbols
@@ -66,7 +68,11 @@ def main() -> int:
         print(f"{build}: no object is compiled with instruction set flags")
         return 1
     found = [fault for source, object_file in objects for fault in faults(source, weak_symbols(object_file))]
-    print("\n".join(found) if found else f"{len(objects)} objects compiled for one instruction set: no shared code")
+    print(
+        "\n".join(found)
+        if found
+        else f"{len(objects)} objects compiled for one instruction set: no shared code"
+    )
     return 1 if found else 0
 
 

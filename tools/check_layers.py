@@ -132,7 +132,9 @@ def is_isa_file(name: str) -> bool:
 def check_simd_reach(tree: Tree) -> Iterator[str]:
     """Only <isa>.cc files may reach intrinsics, through whatever headers: others are compiled for plain x86-64."""
     simd = {
-        name for name in tree.files if any(SIMD_HEADER.fullmatch(target) for _, kind, target in tree.includes[name])
+        name
+        for name in tree.files
+        if any(SIMD_HEADER.fullmatch(target) for _, kind, target in tree.includes[name])
     }
     reaching = dict.fromkeys(simd, 1)
     grew = True
@@ -147,7 +149,12 @@ def check_simd_reach(tree: Tree) -> Iterator[str]:
                     grew = True
                     break
     for name, line in sorted(reaching.items()):
-        if name.endswith(".cc") and not is_isa_file(name) and not name.startswith("src/cpu/") and name not in simd:
+        if (
+            name.endswith(".cc")
+            and not is_isa_file(name)
+            and not name.startswith("src/cpu/")
+            and name not in simd
+        ):
             yield f"{name}:{line}: reaches <immintrin.h>, but is not an <isa>.cc file"
 
 

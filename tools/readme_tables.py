@@ -53,14 +53,19 @@ def table(spec: str, folder: Path) -> str:
     result = json.loads((folder / name).read_text(encoding="utf-8"))
     wanted = dict(word.split("==", 1) for word in words if "==" in word)
     columns = [word.split("=", 1) for word in words if "==" not in word]
-    rows = [row for row in result["rows"] if all(str(row.get(field)) == value for field, value in wanted.items())]
+    rows = [
+        row for row in result["rows"] if all(str(row.get(field)) == value for field, value in wanted.items())
+    ]
     if not rows:
         raise SystemExit(f"{name}: no row has {wanted}")
     lines = ["| " + " | ".join(heading for _, heading in columns) + " |", "|" + " ---: |" * len(columns)]
     lines += ["| " + " | ".join(show(field, row.get(field)) for field, _ in columns) + " |" for row in rows]
     machine = result["machine"]
     shown = ", ".join(f"{key} {value}" if key != "cpu" else str(value) for key, value in machine.items())
-    return "\n".join(lines) + f"\n\n`{result['command']}` · {shown} · commit {result['commit']}, {result['date']}\n"
+    return (
+        "\n".join(lines)
+        + f"\n\n`{result['command']}` · {shown} · commit {result['commit']}, {result['date']}\n"
+    )
 
 
 def fill(text: str, folder: Path) -> str:

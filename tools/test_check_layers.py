@@ -40,14 +40,26 @@ WRONG = {
     "path that starts at its own folder": ("src/kernels/pool/pool.h", '#include "cpu/loop.h"\n'),
     "intrinsics in sparse": ("src/sparse/rules.h", "#include <immintrin.h>\n"),
     "intrinsics outside an <isa>.cc file": ("src/kernels/pool/cpu/portable.cc", "#include <immintrin.h>\n"),
-    "intrinsics through a header": ("src/kernels/pool/cpu/portable.cc", '#include "kernels/pool/cpu/loop.h"\n'),
+    "intrinsics through a header": (
+        "src/kernels/pool/cpu/portable.cc",
+        '#include "kernels/pool/cpu/loop.h"\n',
+    ),
     "CUDA in base": ("src/base/error.h", "#include <cuda_runtime.h>\n"),
     "torch in src": ("src/kernels/pool/pool.h", "#include <torch/extension.h>\n"),
-    "a public header with a dependency": ("include/minference/minference.h", "#include <nlohmann/json.hpp>\n"),
+    "a public header with a dependency": (
+        "include/minference/minference.h",
+        "#include <nlohmann/json.hpp>\n",
+    ),
     "eager torch": ("python/minference/functions.py", "import torch\n"),
-    "eager torch in a try": ("python/minference/functions.py", "try:\n    import torch\nexcept ImportError:\n    pass\n"),
+    "eager torch in a try": (
+        "python/minference/functions.py",
+        "try:\n    import torch\nexcept ImportError:\n    pass\n",
+    ),
     "eager torch by way of a module": ("python/minference/functions.py", "from .patch import anything\n"),
-    "an example that uses a private module": ("examples/python/functions.py", "from minference import _library\n"),
+    "an example that uses a private module": (
+        "examples/python/functions.py",
+        "from minference import _library\n",
+    ),
 }
 
 

@@ -30,7 +30,11 @@ def test_table_is_filled_once(tmp_path):
     filled = readme_tables.fill(README, tmp_path)
     assert "| tokens | ours, ms | density | times |" in filled
     assert "| 32,768 | 1,230 | 1.2 % | 12.3 |" in filled
-    assert "stale" not in filled and filled.startswith("before\n") and filled.endswith("<!-- /table -->\nafter\n")
+    assert (
+        "stale" not in filled
+        and filled.startswith("before\n")
+        and filled.endswith("<!-- /table -->\nafter\n")
+    )
     assert "`bench --all` · a CPU, threads 2 · commit abc, 2026-01-02" in filled
     assert readme_tables.fill(filled, tmp_path) == filled
 

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import torch
+
 from minference import synthetic
 
 HEAD_DIM = 128

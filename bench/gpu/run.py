@@ -65,8 +65,9 @@ class Bench:
         torch = self.torch
         from heads import make_qkv
         from kernel import DeviceIndex
-        from minference.synthetic import head_type_of_budget
         from torch.nn.attention import SDPBackend, sdpa_kernel
+
+        from minference.synthetic import head_type_of_budget
 
         types = [head_type_of_budget(*b) for b in budgets(layers[0])]
         query, key, value = make_qkv(num_tokens, types, KV_HEADS)

@@ -13,7 +13,9 @@ pattern = patterns.adaptive(share=0.95)
 
 column_sums, diagonal_sums = minference.estimate(query, key)
 columns, offsets = minference.select(column_sums[0], diagonal_sums[0], pattern)
-out = minference.vertical_slash_sparse_attention(query, key, value, columns[0][None, None], offsets[0][None, None])
+out = minference.vertical_slash_sparse_attention(
+    query, key, value, columns[0][None, None], offsets[0][None, None]
+)
 
 # The same in one call, which also says how much it computed.
 same, lse, statistics = minference.prefill_attention(

@@ -51,8 +51,8 @@ typedef struct minference_cuda_attention_call {
 } minference_cuda_attention_call;
 
 /* Bytes of workspace that the call needs: a function of shapes and capacities. */
-MINFERENCE_API minference_status minference_cuda_attention_workspace(
-    const minference_cuda_attention_call* call, size_t* bytes);
+MINFERENCE_API minference_status
+minference_cuda_attention_workspace(const minference_cuda_attention_call* call, size_t* bytes);
 MINFERENCE_API minference_status minference_cuda_attention(const minference_cuda_attention_call* call);
 
 /* The message of this thread's last failed minference_cuda call; "" when none failed. */

@@ -47,7 +47,9 @@ class NumpyArrays:
         array = numpy.asarray(array)
         if array.dtype.kind not in "iu":
             raise ValueError(f"{name} must hold integers, got {array.dtype}")
-        return numpy.ascontiguousarray(array, dtype=numpy.int32 if array.dtype == numpy.int32 else numpy.int64)
+        return numpy.ascontiguousarray(
+            array, dtype=numpy.int32 if array.dtype == numpy.int32 else numpy.int64
+        )
 
     @staticmethod
     def address(array):

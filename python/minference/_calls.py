@@ -53,7 +53,19 @@ def _statistics(shape):
     return raw, density, fallback
 
 
-def prefill(query, key, value, heads, sequences, softmax_scale, causal, fallback, want_lse, out=None, want_statistics=False):
+def prefill(
+    query,
+    key,
+    value,
+    heads,
+    sequences,
+    softmax_scale,
+    causal,
+    fallback,
+    want_lse,
+    out=None,
+    want_statistics=False,
+):
     """Run a layer.
 
     Parameters
@@ -139,7 +151,9 @@ def vertical_slash(query, key, value, columns, offsets, softmax_scale, causal, w
     value, value_tensor = arrays.describe(value, "value")
     batch, num_heads, q_len, _ = query.shape
     if key.shape[0] != batch or value.shape[0] != batch:
-        raise ValueError(f"key and value must have query's batch of {batch}, got {key.shape[0]} and {value.shape[0]}")
+        raise ValueError(
+            f"key and value must have query's batch of {batch}, got {key.shape[0]} and {value.shape[0]}"
+        )
     out = arrays.empty(query.shape, query)
     lse = arrays.empty_f32((batch, num_heads, q_len, 1)) if want_lse else None
     # The ABI takes one sequence a call.
@@ -150,7 +164,9 @@ def vertical_slash(query, key, value, columns, offsets, softmax_scale, causal, w
     for tensor in entries:
         tensor.shape[0] = 1
     for b in range(batch):
-        index = Index(columns[b, None, :, None], offsets[b, None, :, None], q_len, key.shape[2], causal, arrays)
+        index = Index(
+            columns[b, None, :, None], offsets[b, None, :, None], q_len, key.shape[2], causal, arrays
+        )
         args = _library.AttentionArgs(
             query=entries[0],
             key=entries[1],
@@ -179,7 +195,12 @@ def estimate(query, key, softmax_scale):
         # The copies that describe may make must outlive the call.
         kept = [
             arrays.describe(array[entry], name)
-            for array, name in ((query, "query"), (key, "key"), (columns, "column_sums"), (diagonals, "diagonal_sums"))
+            for array, name in (
+                (query, "query"),
+                (key, "key"),
+                (columns, "column_sums"),
+                (diagonals, "diagonal_sums"),
+            )
         ]
         args = _library.EstimateArgs(
             query=kept[0][1],

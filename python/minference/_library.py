@@ -9,7 +9,18 @@ import ctypes
 import functools
 import os
 import sys
-from ctypes import POINTER, Structure, c_char_p, c_double, c_float, c_int32, c_int64, c_size_t, c_uint32, c_void_p
+from ctypes import (
+    POINTER,
+    Structure,
+    c_char_p,
+    c_double,
+    c_float,
+    c_int32,
+    c_int64,
+    c_size_t,
+    c_uint32,
+    c_void_p,
+)
 from pathlib import Path
 
 ABI_VERSION = 1
@@ -259,7 +270,7 @@ def _candidates():
     return [Path(folder) / "libminference.so" for folder in sys.modules[__package__].__path__]
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def load() -> Library:
     """Load ``libminference.so``: the path in ``MINFERENCE_LIBRARY``, or the one beside the package.
 
@@ -276,4 +287,6 @@ def load() -> Library:
             except OSError as error:
                 raise ImportError(f"{path}: cannot be loaded: {error}") from error
     places = ", ".join(str(path) for path in candidates)
-    raise ImportError(f"libminference.so must lie beside the package or be named by MINFERENCE_LIBRARY, looked at {places}")
+    raise ImportError(
+        f"libminference.so must lie beside the package or be named by MINFERENCE_LIBRARY, looked at {places}"
+    )

@@ -61,12 +61,17 @@ def of_tensor(mask):
         return None
     call = getattr(mask, "minference_call", None)
     if call is None and getattr(mask, "dtype", None) == torch.int64 and tuple(mask.shape[1:]) == (1, 1, 5):
-        raise RuntimeError("attention_mask must reach the attention layers as the mask function returned it, got a copy")
+        raise RuntimeError(
+            "attention_mask must reach the attention layers as the mask function returned it, got a copy"
+        )
     return call
 
 
 def _closure(function):
-    return {name: cell.cell_contents for name, cell in zip(function.__code__.co_freevars, function.__closure__ or ())}
+    return {
+        name: cell.cell_contents
+        for name, cell in zip(function.__code__.co_freevars, function.__closure__ or ())
+    }
 
 
 def _parts(mask_function):
@@ -105,7 +110,10 @@ def _key_ranges(padding, kv_length, kv_offset):
     counts = real.sum(-1).tolist()
     firsts = real.to(torch.uint8).argmax(-1).tolist()
     ranges = [(first, first + count) for first, count in zip(firsts, counts)]
-    if any(count and not bool(real[b, first:end].all()) for b, (count, (first, end)) in enumerate(zip(counts, ranges))):
+    if any(
+        count and not bool(real[b, first:end].all())
+        for b, (count, (first, end)) in enumerate(zip(counts, ranges))
+    ):
         return None
     return ranges
 
@@ -166,7 +174,12 @@ def describe(
     if packed is not None and bool((packed[:, -1] == 0).all()):
         packed = None
     if packed is not None:
-        if attention_mask is not None or first_row != 0 or packed.shape[-1] != q_length or kv_length != q_length:
+        if (
+            attention_mask is not None
+            or first_row != 0
+            or packed.shape[-1] != q_length
+            or kv_length != q_length
+        ):
             return None
         sequences = _packed_sequences(packed, batch_size)
     else:

@@ -63,9 +63,11 @@ def _checked_options(attn_type, given):
         if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**31:
             raise ValueError(f"attn_kwargs[{name!r}] must be an integer from 0 to 2^31 - 1, got {value!r}")
     if options.get("fallback", "auto") not in ("auto", "off"):
-        raise ValueError(f"attn_kwargs['fallback'] must be \"auto\" or \"off\", got {options['fallback']!r}")
+        raise ValueError(f'attn_kwargs[\'fallback\'] must be "auto" or "off", got {options["fallback"]!r}')
     if not options.get("minference_ratio", 1.0) > 0:
-        raise ValueError(f"attn_kwargs['minference_ratio'] must be above 0, got {options['minference_ratio']!r}")
+        raise ValueError(
+            f"attn_kwargs['minference_ratio'] must be above 0, got {options['minference_ratio']!r}"
+        )
     if options.get("share") is not None:
         patterns.adaptive(options["share"])
     return options
@@ -90,7 +92,11 @@ class MInferenceConfig:
         self.attn_type = _ALIASES.get(attn_type, attn_type)
         if self.attn_type not in _OPTIONS:
             _refuse_type(attn_type)
-        for name, wanted in (("kv_cache_cpu", kv_cache_cpu), ("use_snapkv", use_snapkv), ("is_search", is_search)):
+        for name, wanted in (
+            ("kv_cache_cpu", kv_cache_cpu),
+            ("use_snapkv", use_snapkv),
+            ("is_search", is_search),
+        ):
             if wanted:
                 raise NotImplementedError(f"{name} must be False: it is not available here")
         if kv_type != "dense":
@@ -153,7 +159,9 @@ class MInferenceConfig:
             pattern = {
                 "dense": lambda: patterns.dense(),
                 "a_shape": lambda: patterns.a_shape(options["n_init"], options["n_local"]),
-                "tri_shape": lambda: patterns.a_shape(options["n_init"], options["n_local"], options["n_last"]),
+                "tri_shape": lambda: patterns.a_shape(
+                    options["n_init"], options["n_local"], options["n_last"]
+                ),
                 "static": lambda: patterns.vertical_slash(options["vertical_size"], options["slash_size"]),
             }[self.attn_type]()
             layers = [patterns.layer_array(pattern, num_query_heads) for _ in range(num_layers)]

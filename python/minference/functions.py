@@ -116,11 +116,15 @@ def prefill_attention(
             raise NotImplementedError("return_statistics must be False under torch.compile and torch.export")
         from . import _torch_ops
 
-        out, lse = _torch_ops.prefill(query, key, value, heads, sequences, scale, causal, _FALLBACKS[fallback])
+        out, lse = _torch_ops.prefill(
+            query, key, value, heads, sequences, scale, causal, _FALLBACKS[fallback]
+        )
         return (out, lse) if return_lse else out
     arrays_of(query)
     if len(query.shape) != 4:
-        raise ValueError(f"query must have 4 dimensions [batch, heads, length, head_dim], got {list(query.shape)}")
+        raise ValueError(
+            f"query must have 4 dimensions [batch, heads, length, head_dim], got {list(query.shape)}"
+        )
     heads = patterns.layer_array(heads, query.shape[1])
     rows = None if sequences is None else _sequence_array(sequences)
     out, lse, statistics = _calls.prefill(

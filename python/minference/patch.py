@@ -29,7 +29,11 @@ def _attention_modules(model):
     modules = {}
     for module in model.modules():
         layer = getattr(module, "layer_idx", None)
-        if isinstance(layer, int) and hasattr(module, "num_key_value_groups") and getattr(module, "is_causal", False):
+        if (
+            isinstance(layer, int)
+            and hasattr(module, "num_key_value_groups")
+            and getattr(module, "is_causal", False)
+        ):
             if getattr(module, "config", None) is text:
                 modules[layer] = module
     return modules
@@ -44,7 +48,9 @@ def _require_reachable(model):
     if type(model)._can_set_attn_implementation():
         return
     native = _NATIVE_CHECKPOINTS.get(kind)
-    advice = f"load {native}" if native else "load the checkpoint without trust_remote_code, or its -hf version"
+    advice = (
+        f"load {native}" if native else "load the checkpoint without trust_remote_code, or its -hf version"
+    )
     raise NotImplementedError(
         f"model must use transformers' AttentionInterface, got {kind} from {type(model).__module__}: {advice}"
     )
@@ -55,7 +61,9 @@ def _set_implementation(model, name):
     model.set_attn_implementation({part: name} if part else name)
     text, _ = _text_config(model)
     if text._attn_implementation != name:
-        raise NotImplementedError(f"{type(model).__name__} must accept attn_implementation {name!r}, kept {text._attn_implementation!r}")
+        raise NotImplementedError(
+            f"{type(model).__name__} must accept attn_implementation {name!r}, kept {text._attn_implementation!r}"
+        )
 
 
 def minference_patch(model, config):
@@ -71,7 +79,9 @@ def minference_patch(model, config):
     text, _ = _text_config(model)
     modules = _attention_modules(model)
     if not modules:
-        raise NotImplementedError(f"{type(model).__name__} must have causal self-attention layers with layer_idx, found none")
+        raise NotImplementedError(
+            f"{type(model).__name__} must have causal self-attention layers with layer_idx, found none"
+        )
     own_name = getattr(model.config, "_name_or_path", "") or ""
     layers = config.layers(text.num_hidden_layers, text.num_attention_heads, own_name)
     fallback = _library.FALLBACK_OFF if config.options["fallback"] == "off" else _library.FALLBACK_AUTO

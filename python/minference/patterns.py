@@ -115,7 +115,9 @@ class HeadPatterns:
 
         array = numpy.ascontiguousarray(layers, dtype=numpy.int32)
         if array.ndim != 3 or array.shape[2] != 5:
-            raise ValueError(f"layers must have shape [num_layers, num_query_heads, 5], got {list(array.shape)}")
+            raise ValueError(
+                f"layers must have shape [num_layers, num_query_heads, 5], got {list(array.shape)}"
+            )
         handle = ctypes.c_void_p()
         _library.load().patterns_create(
             array.shape[0], array.shape[1], array.ctypes.data, source.encode(), ctypes.byref(handle)

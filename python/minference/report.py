@@ -48,7 +48,9 @@ class LayerReport:
     def _add(self, seconds, statistics, sequences):
         self.calls += 1
         self.seconds += seconds
-        for (_, _, q_len, _, kv_len), density, fallback in zip(sequences, statistics.density, statistics.fallback):
+        for (_, _, q_len, _, kv_len), density, fallback in zip(
+            sequences, statistics.density, statistics.fallback
+        ):
             pairs = _causal_pairs(q_len, kv_len)
             self.density = _running_mean(self.density, self._pairs, density, pairs)
             self.fallback = _running_mean(self.fallback, self._pairs, fallback.astype(float), pairs)
@@ -116,7 +118,17 @@ class _Recorder:
         heads = plan.heads_for(call.window)
         begin = time.perf_counter()
         _, lse, statistics = _calls.prefill(
-            query, key, value, heads, where, scale, True, plan.fallback, self._kept_mass, out=out, want_statistics=True
+            query,
+            key,
+            value,
+            heads,
+            where,
+            scale,
+            True,
+            plan.fallback,
+            self._kept_mass,
+            out=out,
+            want_statistics=True,
         )
         seconds = time.perf_counter() - begin
         sequences = call.sequences.view(-1, 5).tolist()
@@ -131,7 +143,9 @@ class _Recorder:
         everything = patterns.layer_array(pattern, len(plan.heads))
         heads = (everything.ctypes.data, len(everything))
         where = (call.address, len(call.sequences))
-        _, all_lse, _ = _calls.prefill(query, key, value, heads, where, scale, True, _library.FALLBACK_OFF, True)
+        _, all_lse, _ = _calls.prefill(
+            query, key, value, heads, where, scale, True, _library.FALLBACK_OFF, True
+        )
         return (lse.double() - all_lse.double()).exp()
 
 
@@ -156,7 +170,11 @@ def record(model, kept_mass=False):
     ...     model(input_ids, logits_to_keep=1)
     >>> report.density, report.kept_mass, report.layers[0].density  # doctest: +SKIP
     """
-    plans = [module._minference for _, module in sorted(_attention_modules(model).items()) if hasattr(module, "_minference")]
+    plans = [
+        module._minference
+        for _, module in sorted(_attention_modules(model).items())
+        if hasattr(module, "_minference")
+    ]
     if not plans:
         raise ValueError("model must be patched by MInference, got one that is not")
     if any(plan.static for plan in plans):

@@ -16,7 +16,8 @@ same generator in C++.
 """
 
 import math
-from typing import NamedTuple, Optional, Sequence
+from collections.abc import Sequence
+from typing import NamedTuple, Optional
 
 import numpy as np
 
@@ -176,7 +177,9 @@ class _Pairs:
     def __init__(self, head_dim: int):
         self.count = head_dim // 2
         self.first_topic = self.count * 40 // 64
-        self.first_still = self.count * 56 // 64  # from here on RoPE hardly turns: sinks and columns live there
+        self.first_still = (
+            self.count * 56 // 64
+        )  # from here on RoPE hardly turns: sinks and columns live there
         self.key_mean = (self.count * 2 // 64, self.count * 41 // 64)
 
     def band(self, first: int, last: int) -> tuple:
@@ -230,7 +233,9 @@ def _topic_strength(root_dim: float) -> float:
 
 
 class _QueryHead:
-    def __init__(self, seed: int, head: int, kind: HeadType, kv_head: _KvHead, pairs: _Pairs, root_dim: float):
+    def __init__(
+        self, seed: int, head: int, kind: HeadType, kv_head: _KvHead, pairs: _Pairs, root_dim: float
+    ):
         draws = _Draws(_stream(seed, _QUERY_HEAD, head))
         slash, sink, column = (draws.uniform(*r) for r in (kind.slash, kind.sink, kind.column))
         noise, topic = (draws.uniform(*r) for r in (kind.noise, kind.topic))
@@ -240,7 +245,10 @@ class _QueryHead:
             weights[j] = draws.exponential()
         total = sum(w for w, m in zip(weights, kv_head.mean) if m > 0)
         amplitude = np.array(
-            [_rounded(slash * root_dim * w / total / m) if m > 0 else 0.0 for w, m in zip(weights, kv_head.mean)],
+            [
+                _rounded(slash * root_dim * w / total / m) if m > 0 else 0.0
+                for w, m in zip(weights, kv_head.mean)
+            ],
             np.float32,
         )
         cos, sin = _cos_sin(np.array(kv_head.phase) - _turns_per_token(pairs.count) * offset)
@@ -321,16 +329,22 @@ def make_qkv(
     num_query_rows: the last rows of query to make (all by default), equal to those rows of the whole.
     """
     if num_query_heads % num_kv_heads:
-        raise ValueError(f"num_query_heads must be a multiple of num_kv_heads ({num_kv_heads}), got {num_query_heads}")
+        raise ValueError(
+            f"num_query_heads must be a multiple of num_kv_heads ({num_kv_heads}), got {num_query_heads}"
+        )
     if head_dim < 32 or head_dim % 2:
         raise ValueError(f"head_dim must be even and at least 32, got {head_dim}")
     if head_types is None:
         head_types = [list(HEAD_TYPES)[h % len(HEAD_TYPES)] for h in range(num_query_heads)]
     if len(head_types) != num_query_heads:
-        raise ValueError(f"head_types must have num_query_heads ({num_query_heads}) names, got {len(head_types)}")
+        raise ValueError(
+            f"head_types must have num_query_heads ({num_query_heads}) names, got {len(head_types)}"
+        )
     unknown = set(head_types) - set(HEAD_TYPES)
     if unknown:
-        raise ValueError(f"head_types must be names of HEAD_TYPES ({', '.join(HEAD_TYPES)}), got {sorted(unknown)}")
+        raise ValueError(
+            f"head_types must be names of HEAD_TYPES ({', '.join(HEAD_TYPES)}), got {sorted(unknown)}"
+        )
     num_query_rows = num_tokens if num_query_rows is None else min(num_query_rows, num_tokens)
 
     pairs = _Pairs(head_dim)
@@ -353,11 +367,15 @@ def make_qkv(
         rows = np.arange(first, min(first + rows_at_once, num_tokens))
         cos, sin = _cos_sin(rows[:, None] * turns)
         for h, kv_head in enumerate(kv_heads):
-            key[h, rows] = _rotate(*_key_pairs(seed, h, kv_head, pairs, root_dim, rows, topics[rows]), cos, sin)
+            key[h, rows] = _rotate(
+                *_key_pairs(seed, h, kv_head, pairs, root_dim, rows, topics[rows]), cos, sin
+            )
             value[h, rows] = _value_rows(seed, h, kv_head, rows, head_dim)
         skip = max(0, first_query - first)
         if skip < len(rows):
             for h, head in enumerate(query_heads):
-                made = _query_pairs(seed, h, head, kv_heads[h // group], pairs, rows[skip:], topics[rows[skip:]])
+                made = _query_pairs(
+                    seed, h, head, kv_heads[h // group], pairs, rows[skip:], topics[rows[skip:]]
+                )
                 query[h, rows[skip:] - first_query] = _rotate(*made, cos[skip:], sin[skip:])
     return query, key, value

@@ -190,11 +190,13 @@ class Backend:
             if plan is not None and plan.takes(module, query, key, value, call, dropout, kwargs):
                 return plan.run(query, key, value, call, scaling), None
             attention_mask = call.previous()
-        previous = _eager_attention(module) if self.previous == "eager" else ALL_ATTENTION_FUNCTIONS[self.previous]
+        previous = (
+            _eager_attention(module) if self.previous == "eager" else ALL_ATTENTION_FUNCTIONS[self.previous]
+        )
         return previous(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def backend_over(previous):
     """The backend in front of `previous`, registered with transformers.
 

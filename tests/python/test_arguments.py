@@ -24,40 +24,142 @@ INDEX = torch.zeros(1, 4, 2, dtype=torch.int32)
 @pytest.mark.parametrize(
     "error, message, call",
     [
-        (TypeError, "query must be a torch tensor or a NumPy array, got list", lambda: minference.dense_attention([1], K, V)),
-        (TypeError, "key must be a torch tensor as query is", lambda: minference.dense_attention(Q, K.numpy(), V)),
-        (TypeError, "value must be a NumPy array as query is", lambda: minference.dense_attention(Q.numpy(), K.numpy(), V)),
+        (
+            TypeError,
+            "query must be a torch tensor or a NumPy array, got list",
+            lambda: minference.dense_attention([1], K, V),
+        ),
+        (
+            TypeError,
+            "key must be a torch tensor as query is",
+            lambda: minference.dense_attention(Q, K.numpy(), V),
+        ),
+        (
+            TypeError,
+            "value must be a NumPy array as query is",
+            lambda: minference.dense_attention(Q.numpy(), K.numpy(), V),
+        ),
         (ValueError, "query must have 4 dimensions", lambda: minference.dense_attention(Q[0], K, V)),
         (ValueError, "key must have 4 dimensions", lambda: minference.dense_attention(Q, K[0], V)),
-        (ValueError, "dtype float32, float16 or bfloat16, got torch.float64", lambda: minference.dense_attention(Q.double(), K, V)),
-        (ValueError, "dtype float32 or float16, got float64", lambda: minference.dense_attention(*(x.double().numpy() for x in (Q, K, V)))),
+        (
+            ValueError,
+            "dtype float32, float16 or bfloat16, got torch.float64",
+            lambda: minference.dense_attention(Q.double(), K, V),
+        ),
+        (
+            ValueError,
+            "dtype float32 or float16, got float64",
+            lambda: minference.dense_attention(*(x.double().numpy() for x in (Q, K, V))),
+        ),
         (ValueError, "key.dtype must be 1, got 3", lambda: minference.dense_attention(Q, K.bfloat16(), V)),
-        (ValueError, r"key.shape\[1\] must divide query.shape\[1\] = 4, got 3", lambda: minference.dense_attention(*arrays(kv_heads=3))),
-        (ValueError, r"key.shape\[3\] must be 64, got 32", lambda: minference.dense_attention(Q, K[..., :32], V)),
-        (ValueError, r"value.shape\[2\] must be 20, got 19", lambda: minference.dense_attention(Q, K, V[:, :, 1:])),
-        (ValueError, "must be <= kv_len = 10 when causal, got 20", lambda: minference.dense_attention(*arrays(kv_len=10))),
+        (
+            ValueError,
+            r"key.shape\[1\] must divide query.shape\[1\] = 4, got 3",
+            lambda: minference.dense_attention(*arrays(kv_heads=3)),
+        ),
+        (
+            ValueError,
+            r"key.shape\[3\] must be 64, got 32",
+            lambda: minference.dense_attention(Q, K[..., :32], V),
+        ),
+        (
+            ValueError,
+            r"value.shape\[2\] must be 20, got 19",
+            lambda: minference.dense_attention(Q, K, V[:, :, 1:]),
+        ),
+        (
+            ValueError,
+            "must be <= kv_len = 10 when causal, got 20",
+            lambda: minference.dense_attention(*arrays(kv_len=10)),
+        ),
         (NotImplementedError, "head_dim", lambda: minference.dense_attention(*arrays(head_dim=20))),
         (NotImplementedError, "head_dim", lambda: minference.dense_attention(*arrays(head_dim=264))),
-        (NotImplementedError, "must be on the CPU, got meta", lambda: minference.dense_attention(Q.to("meta"), K, V)),
-        (ValueError, "softmax_scale must be finite and not 0", lambda: minference.dense_attention(Q, K, V, softmax_scale=0)),
-        (ValueError, "softmax_scale must be finite and not 0", lambda: minference.dense_attention(Q, K, V, softmax_scale=float("nan"))),
+        (
+            NotImplementedError,
+            "must be on the CPU, got meta",
+            lambda: minference.dense_attention(Q.to("meta"), K, V),
+        ),
+        (
+            ValueError,
+            "softmax_scale must be finite and not 0",
+            lambda: minference.dense_attention(Q, K, V, softmax_scale=0),
+        ),
+        (
+            ValueError,
+            "softmax_scale must be finite and not 0",
+            lambda: minference.dense_attention(Q, K, V, softmax_scale=float("nan")),
+        ),
         (ValueError, "n_init must be an integer", lambda: minference.streaming_forward(Q, K, V, -1, 5)),
         (ValueError, "n_local must be an integer", lambda: minference.streaming_forward(Q, K, V, 1, 2.5)),
         (ValueError, "top_k must be an integer", lambda: minference.block_sparse_attention(Q, K, V, 2**31)),
-        (ValueError, "block_size_M and block_size_N must be 64", lambda: minference.block_sparse_attention(Q, K, V, 1, 128, 64)),
-        (ValueError, "block_size_M and block_size_N must be 64", lambda: minference.vertical_slash_sparse_attention(Q, K, V, INDEX, INDEX, 64, 32)),
-        (ValueError, r"v_idx must have shape \[batch, query heads, count\]", lambda: minference.vertical_slash_sparse_attention(Q, K, V, INDEX[:, :2], INDEX)),
-        (ValueError, "s_idx must hold integers", lambda: minference.vertical_slash_sparse_attention(Q, K, V, INDEX, INDEX.float())),
-        (ValueError, r"in \[0, 20\), got 20", lambda: minference.vertical_slash_sparse_attention(Q, K, V, INDEX + 20, INDEX)),
-        (ValueError, r"in \[0, 20\), got -1", lambda: minference.vertical_slash_sparse_attention(Q, K, V, INDEX, INDEX - 1)),
-        (ValueError, "fit int32", lambda: minference.vertical_slash_sparse_attention(Q, K, V, INDEX.long() + 2**40, INDEX)),
-        (ValueError, "heads must be one pattern of 5 integers", lambda: minference.prefill_attention(Q, K, V, [[0] * 5] * 3)),
-        (ValueError, "heads must be one pattern of 5 integers", lambda: minference.prefill_attention(Q, K, V, (0.5,) * 5)),
+        (
+            ValueError,
+            "block_size_M and block_size_N must be 64",
+            lambda: minference.block_sparse_attention(Q, K, V, 1, 128, 64),
+        ),
+        (
+            ValueError,
+            "block_size_M and block_size_N must be 64",
+            lambda: minference.vertical_slash_sparse_attention(Q, K, V, INDEX, INDEX, 64, 32),
+        ),
+        (
+            ValueError,
+            r"v_idx must have shape \[batch, query heads, count\]",
+            lambda: minference.vertical_slash_sparse_attention(Q, K, V, INDEX[:, :2], INDEX),
+        ),
+        (
+            ValueError,
+            "s_idx must hold integers",
+            lambda: minference.vertical_slash_sparse_attention(Q, K, V, INDEX, INDEX.float()),
+        ),
+        (
+            ValueError,
+            r"in \[0, 20\), got 20",
+            lambda: minference.vertical_slash_sparse_attention(Q, K, V, INDEX + 20, INDEX),
+        ),
+        (
+            ValueError,
+            r"in \[0, 20\), got -1",
+            lambda: minference.vertical_slash_sparse_attention(Q, K, V, INDEX, INDEX - 1),
+        ),
+        (
+            ValueError,
+            "fit int32",
+            lambda: minference.vertical_slash_sparse_attention(Q, K, V, INDEX.long() + 2**40, INDEX),
+        ),
+        (
+            ValueError,
+            "heads must be one pattern of 5 integers",
+            lambda: minference.prefill_attention(Q, K, V, [[0] * 5] * 3),
+        ),
+        (
+            ValueError,
+            "heads must be one pattern of 5 integers",
+            lambda: minference.prefill_attention(Q, K, V, (0.5,) * 5),
+        ),
         (ValueError, r"heads\[0\].pattern", lambda: minference.prefill_attention(Q, K, V, (9, 0, 0, 0, 0))),
-        (ValueError, r"heads must fit int32", lambda: minference.prefill_attention(Q, K, V, (1, 2**31, 0, 0, 0))),
-        (ValueError, 'fallback must be "auto" or "off"', lambda: minference.prefill_attention(Q, K, V, minference.patterns.dense(), fallback="never")),
-        (ValueError, r"sequences must be integers \[num_sequences, 5\]", lambda: minference.prefill_attention(Q, K, V, minference.patterns.dense(), sequences=[1, 2])),
-        (ValueError, r"sequences\[0\].batch", lambda: minference.prefill_attention(Q, K, V, minference.patterns.dense(), sequences=[(1, 0, 1, 0, 1)])),
+        (
+            ValueError,
+            r"heads must fit int32",
+            lambda: minference.prefill_attention(Q, K, V, (1, 2**31, 0, 0, 0)),
+        ),
+        (
+            ValueError,
+            'fallback must be "auto" or "off"',
+            lambda: minference.prefill_attention(Q, K, V, minference.patterns.dense(), fallback="never"),
+        ),
+        (
+            ValueError,
+            r"sequences must be integers \[num_sequences, 5\]",
+            lambda: minference.prefill_attention(Q, K, V, minference.patterns.dense(), sequences=[1, 2]),
+        ),
+        (
+            ValueError,
+            r"sequences\[0\].batch",
+            lambda: minference.prefill_attention(
+                Q, K, V, minference.patterns.dense(), sequences=[(1, 0, 1, 0, 1)]
+            ),
+        ),
         (ValueError, "share must be above 0 and at most 1", lambda: minference.patterns.adaptive(1.5)),
         (ValueError, "num_threads must be None or an integer", lambda: minference.set_num_threads(0)),
     ],
@@ -68,13 +170,19 @@ def test_refused(error, message, call):
 
 
 pattern_rows = st.tuples(
-    st.integers(-1, 5), st.integers(-2, 50), st.integers(-2, 50), st.integers(-2, 50), st.integers(-1, 1_000_001)
+    st.integers(-1, 5),
+    st.integers(-2, 50),
+    st.integers(-2, 50),
+    st.integers(-2, 50),
+    st.integers(-1, 1_000_001),
 )
 
 
 @settings(max_examples=150, deadline=None)
 @given(
-    query=st.tuples(st.integers(0, 2), st.integers(0, 4), st.integers(0, 70), st.sampled_from([0, 8, 24, 63, 64])),
+    query=st.tuples(
+        st.integers(0, 2), st.integers(0, 4), st.integers(0, 70), st.sampled_from([0, 8, 24, 63, 64])
+    ),
     key=st.tuples(st.integers(0, 2), st.integers(0, 4), st.integers(0, 70), st.sampled_from([8, 24, 64])),
     heads=st.lists(pattern_rows, max_size=4),
     sequences=st.none() | st.lists(st.tuples(*[st.integers(-1, 40)] * 5), max_size=3),

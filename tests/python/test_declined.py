@@ -19,7 +19,9 @@ class Spy:
         self.attend = transformers.AttentionInterface()["sdpa"]
 
     def attention(self, module, query, key, value, attention_mask, **kwargs):
-        self.calls.append((module.layer_idx, query.shape[2], None if attention_mask is None else attention_mask.clone()))
+        self.calls.append(
+            (module.layer_idx, query.shape[2], None if attention_mask is None else attention_mask.clone())
+        )
         # Soft caps and sinks are what sdpa refuses or ignores; here only the arguments matter.
         kwargs.pop("softcap", None)
         return self.attend(module, query, key, value, attention_mask, **kwargs)
@@ -71,7 +73,9 @@ def test_decode():
     def run(model):
         with torch.no_grad():
             cache = transformers.DynamicCache(config=model.config)
-            return [model(tokens(2, 1, seed), past_key_values=cache, use_cache=True).logits for seed in range(3)]
+            return [
+                model(tokens(2, 1, seed), past_key_values=cache, use_cache=True).logits for seed in range(3)
+            ]
 
     for name in ("llama", "mistral"):
         assert_declined(make(name, attn_implementation="spy"), run)
@@ -136,7 +140,9 @@ def test_double_precision():
 
 
 def test_short_calls_unless_fallback_is_off():
-    model = MInference("a_shape", attn_kwargs={"n_local": 2, "n_init": 0})(make("llama", attn_implementation="spy"))
+    model = MInference("a_shape", attn_kwargs={"n_local": 2, "n_init": 0})(
+        make("llama", attn_implementation="spy")
+    )
     _, calls = seen_by_spy(model, forward(1, 8))
     assert [rows for _, rows, _ in calls] == [8, 8]
 

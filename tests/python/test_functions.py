@@ -35,7 +35,11 @@ def inputs(shape, dtype, seed=0):
         storage = torch.randn(batch, length, heads, width, generator=generator).to(dtype)
         return storage.transpose(1, 2)[..., :head_dim]
 
-    return make(num_heads, q_len, head_dim + 3), make(num_kv_heads, kv_len, head_dim), make(num_kv_heads, kv_len, head_dim)
+    return (
+        make(num_heads, q_len, head_dim + 3),
+        make(num_kv_heads, kv_len, head_dim),
+        make(num_kv_heads, kv_len, head_dim),
+    )
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -74,7 +78,9 @@ def test_vertical_slash_computes_the_pairs_of_the_contract(shape, index_dtype):
     offsets = torch.randint(limit, (batch, num_heads, 4), generator=generator).to(index_dtype)
     columns[..., 3] = columns[..., 0]
     offsets[..., 2] = 0
-    out, lse = minference.vertical_slash_sparse_attention(query, key, value, columns, offsets, return_lse=True)
+    out, lse = minference.vertical_slash_sparse_attention(
+        query, key, value, columns, offsets, return_lse=True
+    )
     mask = torch.stack(
         [
             torch.stack([vertical_slash_mask(q_len, kv_len, c.tolist(), s.tolist()) for c, s in zip(*entry)])
@@ -111,7 +117,9 @@ def test_block_sparse_keeps_the_best_blocks(shape, top_k):
     assert_attention(out, lse, query, key, value, block_sparse_mask(query, key, top_k))
 
 
-@pytest.mark.parametrize("heads", [minference.patterns.vertical_slash(700, 700), minference.patterns.adaptive(1.0)])
+@pytest.mark.parametrize(
+    "heads", [minference.patterns.vertical_slash(700, 700), minference.patterns.adaptive(1.0)]
+)
 def test_full_budget_is_dense(heads):
     query, key, value = inputs((1, 4, 2, 300, 450, 64), torch.float32)
     out, lse = minference.prefill_attention(query, key, value, heads, fallback="off", return_lse=True)
@@ -120,7 +128,11 @@ def test_full_budget_is_dense(heads):
 
 def test_every_head_follows_its_own_pattern():
     query, key, value = inputs((1, 3, 1, 200, 200, 64), torch.float32)
-    heads = [minference.patterns.dense(), minference.patterns.a_shape(2, 10), minference.patterns.block_sparse(1)]
+    heads = [
+        minference.patterns.dense(),
+        minference.patterns.a_shape(2, 10),
+        minference.patterns.block_sparse(1),
+    ]
     out, statistics = minference.prefill_attention(
         query, key, value, heads, fallback="off", return_statistics=True
     )
@@ -176,7 +188,9 @@ def test_numpy_views_of_any_kind():
     expected = minference.dense_attention(query, key, value)
     reversed_twice = query[:, :, ::-1].copy()[:, :, ::-1]
     strided = numpy.repeat(query, 2, axis=-1)[..., ::2]
-    unaligned = numpy.frombuffer(b"\0" + query.tobytes(), numpy.uint8)[1:].view(numpy.float32).reshape(query.shape)
+    unaligned = (
+        numpy.frombuffer(b"\0" + query.tobytes(), numpy.uint8)[1:].view(numpy.float32).reshape(query.shape)
+    )
     for view in (reversed_twice, strided, unaligned):
         numpy.testing.assert_array_equal(minference.dense_attention(view, key, value), expected)
 
@@ -208,7 +222,9 @@ def test_estimate_and_select_follow_the_last_rows():
         by_offset[..., : position + 1] += probabilities[:, :, row, : position + 1].flip(-1)
     torch.testing.assert_close(diagonals.double(), by_offset, atol=1e-4, rtol=1e-3)
 
-    chosen_columns, chosen_offsets = minference.select(columns[1], diagonals[1], minference.patterns.vertical_slash(40, 120))
+    chosen_columns, chosen_offsets = minference.select(
+        columns[1], diagonals[1], minference.patterns.vertical_slash(40, 120)
+    )
     for head in range(4):
         assert len(chosen_columns[head]) == 40 and len(chosen_offsets[head]) == 120
         # MInference 1.0 always keeps the first 30 columns and the first 100 diagonals.

@@ -37,7 +37,9 @@ def test_files_of_minference_1_0_are_read():
     assert layer[:, :3].tolist() == [[2, 1000, 6096], [1, 100, 800]]
 
 
-@pytest.mark.parametrize("text", ["", "[", "{}", "[]", '[{"0": ["zigzag", 1, 2, 3]}]', '[{"0": ["stream_llm", -1, 2, 3]}]'])
+@pytest.mark.parametrize(
+    "text", ["", "[", "{}", "[]", '[{"0": ["zigzag", 1, 2, 3]}]', '[{"0": ["stream_llm", -1, 2, 3]}]']
+)
 def test_broken_files_are_refused_by_name(text):
     with pytest.raises(ValueError, match="broken.json"):
         HeadPatterns.parse(text, "broken.json")
@@ -138,9 +140,17 @@ def test_upstream_types_that_are_missing(attn_type):
         (ValueError, "kv_type must be 'dense'", {"kv_type": "nonsense"}),
         (ValueError, "starting_layer must be an integer", {"starting_layer": 1.5}),
         (TypeError, "unexpected argument 'nonsense'", {"nonsense": 1}),
-        (ValueError, "may set fallback, last_dense_rows, minference_ratio, share, got 'n_init'", {"attn_kwargs": {"n_init": 1}}),
+        (
+            ValueError,
+            "may set fallback, last_dense_rows, minference_ratio, share, got 'n_init'",
+            {"attn_kwargs": {"n_init": 1}},
+        ),
         (ValueError, "may set nothing, got 'n_init'", {"attn_type": "hf", "attn_kwargs": {"n_init": 1}}),
-        (ValueError, r"attn_kwargs\['n_local'\] must be an integer", {"attn_type": "streaming", "attn_kwargs": {"n_local": -1}}),
+        (
+            ValueError,
+            r"attn_kwargs\['n_local'\] must be an integer",
+            {"attn_type": "streaming", "attn_kwargs": {"n_local": -1}},
+        ),
         (ValueError, "share must be above 0", {"attn_kwargs": {"share": 0}}),
         (ValueError, "minference_ratio.* must be above 0", {"attn_kwargs": {"minference_ratio": 0}}),
         (ValueError, "fallback.* must be", {"attn_kwargs": {"fallback": "never"}}),
@@ -154,7 +164,9 @@ def test_refused_requests(error, message, arguments):
 def test_aliases():
     assert MInferenceConfig("minference_with_dense").attn_type == "dense"
     assert MInferenceConfig("streaming").attn_type == "a_shape"
-    assert {"minference", "dense", "a_shape", "tri_shape", "static", "hf"} <= set(MInferenceConfig.get_available_attn_types())
+    assert {"minference", "dense", "a_shape", "tri_shape", "static", "hf"} <= set(
+        MInferenceConfig.get_available_attn_types()
+    )
     assert MInferenceConfig.get_available_kv_types() == ["dense"]
 
 

@@ -66,7 +66,11 @@ def test_chunks_add_up():
     model = SPARSE(make("llama"))
     with record(model) as report:
         model.generate(
-            tokens(1, 200), max_new_tokens=3, prefill_chunk_size=80, do_sample=False, attention_mask=torch.ones(1, 200)
+            tokens(1, 200),
+            max_new_tokens=3,
+            prefill_chunk_size=80,
+            do_sample=False,
+            attention_mask=torch.ones(1, 200),
         )
     assert [layer.calls for layer in report.layers] == [3, 3]
     pairs = a_shape_mask(200, 200, 4, 60).sum().item()

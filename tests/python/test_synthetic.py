@@ -32,7 +32,9 @@ def density(columns, offsets, num_tokens):
         keys = (starts + position)[:, None] + numpy.arange(64)
         in_tile = keys[(keys >= 0) & (keys < position + 64)]
         alone = numpy.setdiff1d(columns[columns < position + 64], in_tile, assume_unique=True)
-        computed += sum(int((position + 64 - numpy.maximum(part, position)).sum()) for part in (in_tile, alone))
+        computed += sum(
+            int((position + 64 - numpy.maximum(part, position)).sum()) for part in (in_tile, alone)
+        )
         causal += 64 * position + 64 * 65 // 2
     return computed / causal
 
@@ -43,7 +45,9 @@ def last_rows(query, key):
     positions = numpy.arange(num_tokens - 64, num_tokens)
     group = len(query) // len(key)
     scores = query[:, -64:].astype(numpy.float64) @ numpy.repeat(key, group, axis=0).transpose(0, 2, 1)
-    scores = numpy.where(numpy.arange(num_tokens) <= positions[:, None], scores / key.shape[2] ** 0.5, -numpy.inf)
+    scores = numpy.where(
+        numpy.arange(num_tokens) <= positions[:, None], scores / key.shape[2] ** 0.5, -numpy.inf
+    )
     weights = numpy.exp(scores - scores.max(axis=2, keepdims=True))
     return weights / weights.sum(axis=2, keepdims=True), positions
 

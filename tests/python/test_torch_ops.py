@@ -16,7 +16,11 @@ def members(count, limit):
 
 
 COLUMNS, OFFSETS = members(5, 150), members(3, 150)
-HEADS = [minference.patterns.dense(), minference.patterns.a_shape(4, 30), *[minference.patterns.adaptive(0.9)] * 2]
+HEADS = [
+    minference.patterns.dense(),
+    minference.patterns.a_shape(4, 30),
+    *[minference.patterns.adaptive(0.9)] * 2,
+]
 
 FUNCTIONS = {
     "dense": lambda q, k, v: minference.dense_attention(q, k, v, return_lse=True),
@@ -30,7 +34,9 @@ FUNCTIONS = {
 
 
 def count_nodes(graph):
-    return sum(str(node.target).startswith("minference.") for node in graph.nodes if node.op == "call_function")
+    return sum(
+        str(node.target).startswith("minference.") for node in graph.nodes if node.op == "call_function"
+    )
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
@@ -50,7 +56,12 @@ def test_compile_sees_one_node(name):
 
 
 def test_compile_with_functionalization_and_dynamic_lengths():
-    compiled = torch.compile(lambda q, k, v: FUNCTIONS["streaming"](q * 2, k, v) + 1, fullgraph=True, dynamic=True, backend="aot_eager")
+    compiled = torch.compile(
+        lambda q, k, v: FUNCTIONS["streaming"](q * 2, k, v) + 1,
+        fullgraph=True,
+        dynamic=True,
+        backend="aot_eager",
+    )
     for lengths in ((150, 200), (90, 170)):
         query, key, value = inputs(*lengths)
         expected = FUNCTIONS["streaming"](query * 2, key, value) + 1
@@ -85,4 +96,6 @@ def test_operators_keep_their_promises():
 
 def test_operators_refuse_wrong_shapes_while_tracing():
     with pytest.raises(Exception, match="minference"):
-        torch.compile(lambda q, k, v: minference.dense_attention(q[0], k, v), fullgraph=True, backend="eager")(*inputs())
+        torch.compile(
+            lambda q, k, v: minference.dense_attention(q[0], k, v), fullgraph=True, backend="eager"
+        )(*inputs())

@@ -160,7 +160,13 @@ def test_static_cache(name, taken):
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"prefill_chunk_size": 60}, {"cache_implementation": "static"}, {"num_beams": 3}, {"use_cache": False}],
+    [
+        {},
+        {"prefill_chunk_size": 60},
+        {"cache_implementation": "static"},
+        {"num_beams": 3},
+        {"use_cache": False},
+    ],
     ids=lambda options: "-".join(options) or "plain",
 )
 @pytest.mark.parametrize("name", ["llama", "mistral"])
@@ -180,7 +186,9 @@ def test_pipeline(tmp_path, taken):
     words["<unk>"] = words.pop("w127")
     tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="<unk>"))
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
-    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="w0", unk_token="<unk>")
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="w0", unk_token="<unk>"
+    )
     prompt = " ".join(f"w{i}" for i in tokens(1, 200)[0].tolist())
 
     def answer(model):
@@ -237,7 +245,12 @@ def test_composite_models_are_patched_in_their_text_part(taken):
     config = transformers.LlavaConfig(
         text_config=text,
         vision_config=transformers.CLIPVisionConfig(
-            hidden_size=32, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=28, patch_size=14
+            hidden_size=32,
+            intermediate_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            image_size=28,
+            patch_size=14,
         ),
         image_token_index=3,
     )
@@ -266,5 +279,7 @@ def test_models_out_of_reach_are_refused(monkeypatch):
 def test_flash_attention_is_refused():
     model = make("llama")
     model.config._attn_implementation_internal = "flash_attention_2"
-    with pytest.raises(NotImplementedError, match="must be sdpa, eager or one registered by name, got 'flash_attention_2'"):
+    with pytest.raises(
+        NotImplementedError, match="must be sdpa, eager or one registered by name, got 'flash_attention_2'"
+    ):
         DENSE(model)

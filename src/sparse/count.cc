@@ -111,7 +111,6 @@ class RelativeCounter {
   }
 
   std::int64_t blocks_with_tile(const BlockRun& run, std::int64_t start) const {
-    if (causal_ && start >= run.rows) return 0;
     return std::clamp(block_where(start, kv_len_ - 1) + 1, run.begin, run.end) -
            std::clamp(block_where(start, 0), run.begin, run.end);
   }

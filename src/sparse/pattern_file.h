@@ -10,8 +10,7 @@
 namespace minference::sparse {
 
 // Reads a head-pattern file from memory. `name` (a path, or "<memory>") begins every error message, which
-// goes on to say where in the file and which rule was broken: "p.json: heads[3]: must have 32 letters, got
-// 31".
+// then says where in the file and which rule was broken: "p.json: heads[3]: must have 32 letters, got 31".
 //
 // Two formats are understood, both UTF-8 JSON without repeated keys:
 //   ours         {"models": [...], "source": "...", "num_layers": L, "num_query_heads": H,
@@ -24,8 +23,8 @@ namespace minference::sparse {
 //                  adaptive      share (0.000001 .. 1)
 //                Fields that are not listed here are refused.
 //   MInference   [{"0": ["vertical_and_slash", 1000, 6096, score], ...}, ...]: one object per layer, one
-//                entry per query head; "stream_llm" is A-shape, "block_sparse" keeps its first number as top_k. A
-//                head without an entry, which MInference 1.0 silently gives (1000, 6096), is refused.
+//                entry per query head; "stream_llm" is A-shape, "block_sparse" keeps its first number as
+//                top_k. A head without an entry, which MInference 1.0 silently gives (1000, 6096), is refused.
 // Throws Error(invalid_argument).
 PatternSet parse_patterns(std::string_view text, std::string_view name);
 
@@ -40,8 +39,7 @@ std::string write_patterns(const PatternSet& patterns);
 // Throws Error(io).
 void save_patterns(const PatternSet& patterns, const std::string& path);
 
-// Throws Error(invalid_argument) naming both counts unless the patterns have the model's layers and query
-// heads.
+// Throws Error(invalid_argument), naming both counts, unless the patterns have the model's layers and heads.
 void check_fits(const PatternSet& patterns, std::int64_t num_layers, std::int64_t num_query_heads,
                 std::string_view name);
 

@@ -115,8 +115,7 @@ class Node {
   std::string path_;
 };
 
-// Refuses text that is not JSON, and what nlohmann::json would accept silently: repeated keys and deep
-// nesting.
+// Refuses text that is not JSON, and what nlohmann::json would accept silently: repeated keys, deep nesting.
 json parse_json(std::string_view text, std::string_view file) {
   const std::string name = std::string(file) + ":";
   std::vector<std::set<std::string>> keys;

@@ -2,6 +2,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
@@ -136,7 +137,9 @@ std::string write_patterns(const PatternSet& patterns) {
 
 void save_patterns(const PatternSet& patterns, const std::string& path) {
   const std::string text = write_patterns(patterns);
-  const std::string temporary = path + "." + std::to_string(getpid()) + ".tmp";
+  static std::atomic<int> saves = 0;  // threads that save to one path use files of their own
+  const std::string temporary =
+      path + "." + std::to_string(getpid()) + "-" + std::to_string(saves++) + ".tmp";
   const auto fail = [&](const char* rule) {
     base::refuse(path + ":", rule, std::strerror(errno), base::ErrorCode::io);
   };

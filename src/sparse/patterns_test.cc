@@ -276,8 +276,7 @@ TEST(Patterns, LongValuesAreShownInPart) {
   EXPECT_EQ(message, "p.json: source: must be a string, got [\"" + std::string(58, 'x') + "...");
 }
 
-// ---- Writing
-// --------------------------------------------------------------------------------------------------------
+// ---- Writing ----------------------------------------------------------------------------------------------
 
 PatternSet random_set(std::mt19937& random, std::int64_t distinct) {
   PatternSet set{.models = {"org/a \"quoted\" model", "org/b\\\n"},

@@ -4,8 +4,8 @@
 
 #include "base/host_device.h"
 
-// The rules that CPU and CUDA code share: which pairs a row block computes. docs/algorithm.md, "The index
-// contract".
+// The rules that CPU and CUDA code share: which pairs a row block computes.
+// docs/algorithm.md, "The index contract".
 namespace minference::sparse {
 
 inline constexpr std::int64_t kRowBlock = 64;  // query rows a row block

@@ -18,9 +18,9 @@ enum class IndexForm : std::int32_t {
 
 struct HeadIndex {
   IndexForm form = IndexForm::all;
-  std::vector<std::int32_t> tiles;        // relative: starts relative to P, descending, disjoint
-  std::vector<std::int32_t> columns;      // relative: key positions, ascending, unique
-  std::int64_t sink = 0, local = 0;       // window
+  std::vector<std::int32_t> tiles;    // relative: starts relative to P, descending, disjoint; causal: <= 0
+  std::vector<std::int32_t> columns;  // relative: key positions, ascending, unique
+  std::int64_t sink = 0, local = 0;   // window
   std::vector<std::int64_t> row_offsets;  // blocks: [num row blocks + 1]
   std::vector<std::int32_t> key_blocks;   // blocks: 64-key blocks of the cache, ascending within a row block
   std::int64_t last_dense_rows = 0;       // rows at or after q_len - last_dense_rows compute every pair
@@ -48,8 +48,7 @@ struct RowSlice {
 std::vector<RowSlice> row_slices(std::int64_t q_len, std::int64_t last_dense_rows);
 
 // Up to 64 consecutive keys [begin, begin + count), clipped to the cache.
-// masked: some pair of the slice and this tile breaks the rule; kernels then ask RowSliceKeys::rule pair by
-// pair.
+// masked: some pair of the slice and this tile breaks the rule; kernels then ask RowSliceKeys::rule.
 struct KeyTile {
   std::int64_t begin = 0;
   std::int32_t count = 0;
@@ -66,8 +65,8 @@ struct RowSliceKeys {
   bool columns_masked = false;  // some column breaks the rule for some row of the slice
 };
 
-// Overwrites `out`, keeping its capacity. Allocates at most what reserve_keys() reserves, so kernels call it
-// noexcept.
+// Overwrites `out`, keeping its capacity. Allocates nothing after reserve_keys(), so kernels may call it where
+// nothing may throw.
 void keys_of_slice(const SparseIndex& index, std::int64_t head, const RowSlice& slice, RowSliceKeys& out);
 
 // Reserves what any slice of any head of `index` can need.
@@ -78,8 +77,7 @@ void reserve_keys(const SparseIndex& index, RowSliceKeys& out);
 std::int64_t count_pairs(const SparseIndex& index, std::int64_t head);
 std::int64_t count_all_pairs(std::int64_t q_len, std::int64_t kv_len, bool causal);
 
-// What a kernel executes for one head, for cost models: tiles are whole 64 x 64 tiles (clipped ones count as
-// whole).
+// What a kernel executes for one head, for cost models. A clipped tile counts as a whole one.
 struct HeadWork {
   std::int64_t row_slices = 0;
   std::int64_t tiles = 0;    // summed over row slices

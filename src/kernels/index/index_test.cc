@@ -33,8 +33,7 @@ std::string refusal(Call call) {
   return "no error";
 }
 
-// ---- Forms
-// ----------------------------------------------------------------------------------------------------------
+// ---- Forms ------------------------------------------------------------------------------------------------
 
 TEST(VerticalSlash, TilesCoverTheBandsOfOffsetsFromTheRight) {
   const auto tiles = [](const Members& offsets) {
@@ -105,6 +104,23 @@ TEST(Index, TheLargestLengthsDoNotOverflow) {
   sparse::keys_of_slice(index, 2, {.block = 0, .begin = 0, .end = 64}, keys);
   ASSERT_EQ(keys.tiles.size(), 1u);
   EXPECT_EQ(keys.tiles[0].count, 64);
+}
+
+TEST(KeysOfSlice, APartOfARowBlockHasTheTilesOfTheWholeBlock) {
+  SparseIndex index{.q_len = 256, .kv_len = 300, .causal = true, .heads = {}};
+  index.heads.push_back(kernels::index_vertical_slash(Members{0, 120, 150}, Members{0, 100}, 256, 300, true));
+  RowSliceKeys keys;
+  // Rows 64 .. 127 stand at 108 .. 171: the tiles are [108, 172) and [8, 72). Rows 70 .. 80 stand at 114 .. 124.
+  sparse::keys_of_slice(index, 0, {.block = 1, .begin = 70, .end = 81}, keys);
+  ASSERT_EQ(keys.tiles.size(), 2u);
+  EXPECT_EQ(keys.tiles[0].begin, 108);
+  EXPECT_EQ(keys.tiles[0].count, 124 - 108 + 1);
+  EXPECT_TRUE(keys.tiles[0].masked);
+  EXPECT_EQ(keys.tiles[1].begin, 8);
+  EXPECT_EQ(keys.tiles[1].count, 64);
+  EXPECT_FALSE(keys.tiles[1].masked);
+  EXPECT_EQ(keys.columns, (Members{0}));
+  EXPECT_FALSE(keys.columns_masked);
 }
 
 TEST(BlockSparse, AsManyAsThereAreIsEveryPair) {
@@ -180,8 +196,7 @@ TEST(BlockSparse, SelectionAgreesWithDoublePrecision) {
   }
 }
 
-// ---- A million tokens
-// -----------------------------------------------------------------------------------------------
+// ---- A million tokens -------------------------------------------------------------------------------------
 
 constexpr std::int64_t kMillion = 1 << 20;
 

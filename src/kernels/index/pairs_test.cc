@@ -1,6 +1,5 @@
 // Which pairs: every index is compared, pair by pair, with a boolean mask painted straight from the words of
-// docs/algorithm.md, "The index contract". The painter shares nothing with the builder but the shape of a
-// case.
+// docs/algorithm.md, "The index contract". The painter shares nothing with the builder but the input.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -51,14 +50,12 @@ struct Case {
   std::vector<Head> heads;
 };
 
-// ---- The painter
-// ----------------------------------------------------------------------------------------------------
+// ---- The painter ------------------------------------------------------------------------------------------
 
 // mask[row * kv_len + key]
 using Mask = std::vector<std::uint8_t>;
 
-// Keys, relative to a row block's first position, that lie in a tile; element i stands for relative key i -
-// shift.
+// The relative keys (to a row block's first position) that lie in a tile; element i is relative key i - shift.
 std::vector<std::uint8_t> paint_tiles(const std::vector<std::int32_t>& offsets, std::int64_t shift,
                                       std::int64_t size) {
   std::vector<std::uint8_t> wanted(size, 0), covered(size, 0);
@@ -142,8 +139,7 @@ Mask paint(const Case& c, const Head& head) {
   return mask;
 }
 
-// ---- Random cases
-// ---------------------------------------------------------------------------------------------------
+// ---- Random cases -----------------------------------------------------------------------------------------
 
 // Members in [begin, end): scattered, in runs, or at the ends, with duplicates and in any order.
 std::vector<std::int32_t> random_members(Random& random, std::int64_t begin, std::int64_t end) {
@@ -218,8 +214,7 @@ std::string describe(const Case& c, const Head& head) {
   return text.str();
 }
 
-// ---- The index under test
-// -------------------------------------------------------------------------------------------
+// ---- The index under test ---------------------------------------------------------------------------------
 
 HeadIndex build(const Case& c, const Head& head) {
   HeadIndex index;
@@ -263,18 +258,19 @@ void expect_slices(const std::vector<RowSlice>& slices, std::int64_t q_len, std:
 // What RowSliceKeys promises of order, clipping and mask flags.
 void expect_keys(const Case& c, const RowSlice& slice, const RowSliceKeys& keys) {
   const std::int64_t first = c.kv_len - c.q_len + slice.begin, last = c.kv_len - c.q_len + slice.end - 1;
-  const auto breaks_rule = [&](std::int64_t k) {
+  // How many rows attend to a key; queries_of() must name the same rows.
+  bool names_same_rows = true;
+  const auto rows_attending = [&](std::int64_t k) {
+    const auto queries = keys.rule.queries_of(k, first, last);
+    std::int64_t rows = 0;
     for (std::int64_t q = first; q <= last; ++q) {
-      if (!keys.rule.allows(q, k)) return true;
+      const bool allowed = keys.rule.allows(q, k);
+      names_same_rows &= allowed == (queries.first <= q && q <= queries.last);
+      rows += allowed;
     }
-    return false;
+    return rows;
   };
-  const auto is_attended = [&](std::int64_t k) {
-    for (std::int64_t q = first; q <= last; ++q) {
-      if (keys.rule.allows(q, k)) return true;
-    }
-    return false;
-  };
+  const std::int64_t rows = slice.end - slice.begin;
   std::int64_t right = c.kv_len;
   for (const auto& tile : keys.tiles) {
     ASSERT_GE(tile.begin, 0);
@@ -284,8 +280,9 @@ void expect_keys(const Case& c, const RowSlice& slice, const RowSliceKeys& keys)
     right = tile.begin;
     bool masked = false, attended = false;
     for (std::int64_t k = tile.begin; k < tile.begin + tile.count; ++k) {
-      masked |= breaks_rule(k);
-      attended |= is_attended(k);
+      const std::int64_t attending = rows_attending(k);
+      masked |= attending < rows;
+      attended |= attending > 0;
     }
     ASSERT_EQ(tile.masked, masked) << "tile at " << tile.begin;
     ASSERT_TRUE(attended) << "tile at " << tile.begin << " is wholly masked";
@@ -295,11 +292,13 @@ void expect_keys(const Case& c, const RowSlice& slice, const RowSliceKeys& keys)
   bool masked = false;
   for (const std::int64_t column : keys.columns) {
     ASSERT_GT(column, previous) << "columns ascend";
-    ASSERT_TRUE(is_attended(column));
-    masked |= breaks_rule(column);
+    const std::int64_t attending = rows_attending(column);
+    ASSERT_GT(attending, 0);
+    masked |= attending < rows;
     previous = column;
   }
   ASSERT_EQ(keys.columns_masked, masked);
+  ASSERT_TRUE(names_same_rows);
 }
 
 void expect_head(const Case& c, std::int64_t h, const SparseIndex& index, RowSliceKeys& keys) {

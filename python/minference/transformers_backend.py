@@ -21,7 +21,7 @@ from . import call_mask as call_masks
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 # Calls of fewer rows stay with the previous implementation: the library's answer would not come sooner.
-MIN_ROWS = 16
+MIN_ROWS = 64
 
 
 class LayerPlan:

@@ -1,6 +1,7 @@
 """MInference in C++: dynamic sparse attention for long-context prefill.
 
-Importing this package needs neither torch nor transformers nor a GPU; they are looked for when something needs them.
+Importing this package needs neither torch nor transformers nor a GPU; they are looked for when something
+needs them.
 """
 
 from __future__ import annotations

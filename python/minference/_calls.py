@@ -20,7 +20,8 @@ class Statistics:
     density : numpy.ndarray
         ``[num_sequences, num_query_heads]``: pairs computed over causal pairs.
     fallback : numpy.ndarray
-        ``[num_sequences, num_query_heads]``: whether the head ran densely because its pattern would not have paid.
+        ``[num_sequences, num_query_heads]``: whether the head ran densely because its pattern would not have
+        paid.
     pairs, all_pairs : int
         Over all sequences and heads; their ratio is the density of the call.
     seconds_estimate, seconds_select, seconds_index, seconds_attend : float
@@ -144,7 +145,7 @@ class Index:
 
 
 def vertical_slash(query, key, value, columns, offsets, softmax_scale, causal, want_lse):
-    """Attention over given columns and offsets, integer arrays ``[B, Hq, n]``. Returns out and lse or None."""
+    """Attention over columns and offsets, integer arrays ``[B, Hq, n]``. Returns out, and lse or None."""
     arrays = arrays_of(query)
     query, query_tensor = arrays.describe(query, "query")
     key, key_tensor = arrays.describe(key, "key")

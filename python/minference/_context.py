@@ -35,8 +35,8 @@ def set_num_threads(num_threads):
     Parameters
     ----------
     num_threads : int or None
-        At least 1. ``None``, the initial state, follows ``torch.get_num_threads()`` when torch is loaded, and is as many
-        as CPUs that this process may use when it is not.
+        At least 1. ``None``, the initial state, follows ``torch.get_num_threads()`` when torch is loaded, and
+        is as many as CPUs that this process may use when it is not.
     """
     global _num_threads
     if num_threads is not None and (
@@ -59,7 +59,7 @@ def get_num_threads():
 
 
 def instruction_set():
-    """The instruction set in use, such as ``"avx512bf16"``; the environment variable ``MINFERENCE_ISA`` forces one."""
+    """The instruction set in use, such as ``"avx512bf16"``; environment variable ``MINFERENCE_ISA`` forces one."""
     return _library.load().context_isa(current()).decode()
 
 

@@ -245,7 +245,7 @@ class Library:
             try:
                 function = getattr(self._library, "minference_" + name)
             except AttributeError:
-                raise ImportError(f"{path}: must export minference_{name}; is it another version?") from None
+                raise ImportError(f"{path}: must export minference_{name}, does not") from None
             function.argtypes = arguments
             if result is _STATUS:
                 function.restype = c_int32

@@ -1,7 +1,7 @@
 """torch.library operators: opaque nodes of tensors and numbers for torch.compile and torch.export.
 
-Importing this module registers them. Both allocate their outputs, out ``[B, Hq, q_len, D]`` and lse ``[B, Hq, q_len]``
-float32, and their fakes see shapes only.
+Importing this module registers them. Both allocate their outputs, out ``[B, Hq, q_len, D]`` and lse ``[B, Hq,
+q_len]`` float32, and their fakes see shapes only.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def _fake_outputs(query):
 
 
 def prefill(query, key, value, heads, sequences, softmax_scale, causal, fallback):
-    """`minference.prefill_attention` as one node; `heads` and `sequences` may be numbers known while tracing."""
+    """`minference.prefill_attention` as one node; `heads` and `sequences` may be plain numbers."""
     heads = torch.as_tensor(heads, dtype=torch.int32).expand(query.shape[1], 5)
     if sequences is not None:
         sequences = torch.as_tensor(sequences, dtype=torch.int64)

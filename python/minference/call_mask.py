@@ -1,8 +1,8 @@
 """The attention masks that transformers asks for, as sequences of query rows and their keys.
 
-`describe` says of a mask whether it is causal attention, perhaps with a sliding window, over contiguous runs of keys:
-unpadded, padded on either side, packed, in a cache of any kind. Then the attention needs no mask tensor. Everything else
-stays with the implementation that knows it.
+`describe` says of a mask whether it is causal attention, perhaps with a sliding window, over contiguous runs
+of keys: unpadded, padded on either side, packed, in a cache of any kind. Then the attention needs no mask
+tensor. Everything else stays with the implementation that knows it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ class CallMask:
     Attributes
     ----------
     sequences : torch.Tensor
-        int64 ``[num_sequences, 1, 1, 5]``: minference_sequence. Four dimensions, so that transformers passes it on.
+        int64 ``[num_sequences, 1, 1, 5]``: minference_sequence. Four dimensions, so that transformers passes
+        it on.
     window : int
         Keys that each query sees in a sliding window, its own included; 0 for no window.
     q_len, kv_len : int
@@ -75,7 +76,7 @@ def _closure(function):
 
 
 def _parts(mask_function):
-    """What a mask function of transformers is made of: {"causal": True, "window": w, "packed": tensor}; None if unknown.
+    """What a mask function is made of, {"causal": True, "window": w, "packed": tensor}; None if unknown.
 
     transformers composes closures, and offers no other way to ask.
     """
@@ -103,7 +104,7 @@ def _parts(mask_function):
 
 
 def _key_ranges(padding, kv_length, kv_offset):
-    """First and one past the last real key of each batch entry, in the key tensor; None when one has holes."""
+    """Each batch entry's first real key and one past the last, in the key tensor; None if one has holes."""
     real = padding[:, kv_offset : kv_offset + kv_length]
     if bool(real.all()):
         return [(0, real.shape[1])] * real.shape[0]
@@ -155,8 +156,8 @@ def describe(
 ):
     """Describe what a mask function of transformers was asked for; None when it is not ours to take.
 
-    Parameters are those of transformers' mask interface, before 5.3 with `cache_position`, since then with `q_length` and
-    `q_offset`. `make_previous` makes the ordinary mask for the same arguments.
+    Parameters are those of transformers' mask interface, before 5.3 with `cache_position`, since then with
+    `q_length` and `q_offset`. `make_previous` makes the ordinary mask for the same arguments.
     """
     if cache_position is not None:
         q_length, q_offset = cache_position.shape[0], cache_position[0]
@@ -167,8 +168,8 @@ def describe(
     if first_row < 0 or first_row + q_length > kv_length:
         return None
     packed = parts.get("packed")
-    # Whoever asks for the elements of a mask that could have gone without will do something with them. Before 5.3 there was
-    # no asking: static caches turn the skip off too.
+    # Whoever asks for the elements of a mask that could have gone without will do something with them. Before
+    # 5.3 there was no asking: static caches turn the skip off too.
     if cache_position is None and not allow_is_causal_skip and packed is None:
         return None
     if packed is not None and bool((packed[:, -1] == 0).all()):

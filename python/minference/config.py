@@ -6,7 +6,8 @@ import os
 
 from . import _library, patterns
 
-# Options that attn_kwargs may set, with their defaults. Sizes are MInference 1.0's (its README and models_patch.py).
+# Options that attn_kwargs may set, with their defaults. Sizes are MInference 1.0's (its README and
+# models_patch.py).
 _OPTIONS = {
     "minference": {"share": None, "last_dense_rows": 0, "minference_ratio": 1.0},
     "dense": {},

@@ -1,9 +1,10 @@
 """Attention functions for torch CPU tensors and NumPy arrays.
 
-Everywhere: query is ``[B, Hq, q_len, D]``, key and value are ``[B, Hkv, kv_len, D]`` with ``Hq % Hkv == 0`` (query head h
-reads key head ``h // (Hq // Hkv)``; nothing is repeated), all of one dtype: float32 or float16, for torch also bfloat16.
-Any strides. Query row i stands at key position ``kv_len - q_len + i``. D is a multiple of 8 up to 256. Scores, softmax and
-sums are float32. Forward only. torch.compile and torch.export see each call as one node, ``torch.ops.minference.*``.
+Everywhere: query is ``[B, Hq, q_len, D]``, key and value are ``[B, Hkv, kv_len, D]`` with ``Hq % Hkv == 0``
+(query head h reads key head ``h // (Hq // Hkv)``; nothing is repeated), all of one dtype: float32 or float16,
+for torch also bfloat16. Any strides. Query row i stands at key position ``kv_len - q_len + i``. D is a
+multiple of 8 up to 256. Scores, softmax and sums are float32. Forward only. torch.compile and torch.export
+see each call as one node, ``torch.ops.minference.*``.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ _FALLBACKS = {"auto": _library.FALLBACK_AUTO, "off": _library.FALLBACK_OFF}
 
 
 def _is_traced(query):
-    """Whether a torch call must go through the dispatcher: it is being compiled, or `query` has no memory of its own."""
+    """Whether a call must go through torch's dispatcher: it is compiled, or `query` has no memory of its own."""
     torch = sys.modules.get("torch")
     if torch is None or not isinstance(query, torch.Tensor):
         return False
@@ -81,11 +82,13 @@ def prefill_attention(
     softmax_scale : float, optional
         ``1 / sqrt(D)`` when left out.
     causal : bool
-        False computes without a causal mask: dense, A-shape (then ``abs(q - k) < local``) and block-sparse only.
+        False computes without a causal mask: dense, A-shape (then ``abs(q - k) < local``) and block-sparse
+        only.
     sequences : array_like of int, optional
         ``[num_sequences, 5]``: rows ``[q_begin, q_begin + q_len)`` of batch entry ``batch`` attend to keys
-        ``[kv_begin, kv_begin + kv_len)`` of the same entry, as (batch, q_begin, q_len, kv_begin, kv_len). Describes padded
-        and packed batches; every entry whole when left out. Rows in no sequence get out = 0 and lse = -inf.
+        ``[kv_begin, kv_begin + kv_len)`` of the same entry, as (batch, q_begin, q_len, kv_begin, kv_len).
+        Describes padded and packed batches; every entry whole when left out. Rows in no sequence get out = 0
+        and lse = -inf.
     fallback : {"auto", "off"}
         "auto" runs short calls, and heads whose pattern would cost more than dense attention, densely.
     return_lse : bool
@@ -144,22 +147,22 @@ def prefill_attention(
 
 
 def dense_attention(query, key, value, *, softmax_scale=None, causal=True, return_lse=False):
-    """Exact attention over every (causal) pair. Parameters and results are those of `prefill_attention`."""
+    """Attention over every (causal) pair. Parameters and results are those of `prefill_attention`."""
     return prefill_attention(
         query, key, value, patterns.dense(), softmax_scale=softmax_scale, causal=causal, return_lse=return_lse
     )
 
 
 def streaming_forward(query, key, value, n_init, n_local, *, softmax_scale=None, return_lse=False):
-    """A-shape attention: query position q attends to keys k with ``0 <= q - k < n_local`` or ``k < n_init``, exactly.
+    """A-shape attention: position q attends to keys k with ``0 <= q - k < n_local`` or ``k < n_init``, exactly.
 
     Parameters
     ----------
     n_init, n_local : int
         Sizes of the sink and of the local window, at least 0.
 
-    The other parameters and the results are those of `prefill_attention`. MInference 1.0's function of this name scales by
-    the padded head_dim; this one by the true one.
+    The other parameters and the results are those of `prefill_attention`. MInference 1.0's function of this
+    name scales by the padded head_dim; this one by the true one.
     """
     pattern = patterns.a_shape(_count(n_init, "n_init"), _count(n_local, "n_local"))
     return prefill_attention(
@@ -172,8 +175,8 @@ def block_sparse_attention(
 ):
     """Causal attention to the best `top_k` key blocks of every 64 query rows.
 
-    A block of 64 rows keeps the blocks that it overlaps on the diagonal, the first block, and then the best by the product
-    of mean query and mean key, ``max(top_k, forced)`` in all.
+    A block of 64 rows keeps the blocks that it overlaps on the diagonal, the first block, and then the best
+    by the product of mean query and mean key, ``max(top_k, forced)`` in all.
 
     Parameters
     ----------
@@ -206,18 +209,18 @@ def vertical_slash_sparse_attention(
 ):
     """Attention to given columns and diagonals.
 
-    Each diagonal offset s of a block of 64 query rows keeps a 64 wide range of keys, ``P - s .. P - s + 63`` with P the
-    position of the block's first row; the union of the ranges is covered by 64-key tiles, which with the columns are what is
-    computed: every pair of a listed column or diagonal, each once, and the rest of the tiles (docs/algorithm.md, "The index
-    contract").
+    Each diagonal offset s of a block of 64 query rows keeps a 64 wide range of keys, ``P - s .. P - s + 63``
+    with P the position of the block's first row; the union of the ranges is covered by 64-key tiles, which
+    with the columns are what is computed: every pair of a listed column or diagonal, each once, and the rest
+    of the tiles (docs/algorithm.md, "The index contract").
 
     Parameters
     ----------
     v_idx : integer array ``[B, Hq, NNZ_V]``
         Columns: key positions in ``[0, kv_len)``, in any order. Duplicates count once.
     s_idx : integer array ``[B, Hq, NNZ_S]``
-        Diagonals: offsets ``q - k`` in ``[0, kv_len)``; 0 is the main diagonal. Without `causal` they may reach down to
-        ``1 - q_len``.
+        Diagonals: offsets ``q - k`` in ``[0, kv_len)``; 0 is the main diagonal. Without `causal` they may
+        reach down to ``1 - q_len``.
     block_size_M, block_size_N : int
         64.
     causal : bool

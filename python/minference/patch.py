@@ -7,7 +7,8 @@ import contextlib
 from . import _library
 from .config import MInferenceConfig
 
-# Checkpoints whose remote code AttentionInterface cannot reach, and the same weights for transformers' own classes.
+# Checkpoints whose remote code AttentionInterface cannot reach, and the same weights for transformers' own
+# classes.
 _NATIVE_CHECKPOINTS = {
     "ChatGLMForConditionalGeneration": "zai-org/glm-4-9b-chat-1m-hf",
     "ChatGLMModel": "zai-org/glm-4-9b-chat-1m-hf",
@@ -15,7 +16,7 @@ _NATIVE_CHECKPOINTS = {
 
 
 def _text_config(model):
-    """The configuration of the part that attends causally, and its name inside model.config ("" for the whole)."""
+    """The configuration of the causal part, and its name inside model.config ("" for the whole model)."""
     text = model.config.get_text_config(decoder=True)
     for name in getattr(model.config, "sub_configs", ()):
         if getattr(model.config, name, None) is text:
@@ -62,7 +63,8 @@ def _set_implementation(model, name):
     text, _ = _text_config(model)
     if text._attn_implementation != name:
         raise NotImplementedError(
-            f"{type(model).__name__} must accept attn_implementation {name!r}, kept {text._attn_implementation!r}"
+            f"{type(model).__name__} must accept attn_implementation {name!r}, "
+            f"kept {text._attn_implementation!r}"
         )
 
 
@@ -95,7 +97,7 @@ def minference_patch(model, config):
 
 
 def restore(model):
-    """Undo `MInference` on a model: it attends as before, with the implementation it had. No effect on other models.
+    """Undo `MInference` on a model: it attends as before, with the implementation that it had.
 
     Returns
     -------
@@ -118,23 +120,26 @@ class MInference:
     Parameters
     ----------
     attn_type : str
-        ``minference``: head patterns of the model's file, or, for a model without one, adaptive ones. ``dense`` (also
-        ``minference_with_dense``): exact attention by this library. ``a_shape`` (also ``streaming``): n_init first keys and
-        a window of n_local. ``tri_shape``: the same with the last n_last rows dense. ``static``: vertical-slash, its members
-        chosen in the first call and kept. ``hf``: no patch.
+        ``minference``: head patterns of the model's file, or, for a model without one, adaptive ones.
+        ``dense`` (also ``minference_with_dense``): exact attention by this library. ``a_shape`` (also
+        ``streaming``): n_init first keys and a window of n_local. ``tri_shape``: the same with the last
+        n_last rows dense. ``static``: vertical-slash, its members chosen in the first call and kept. ``hf``:
+        no patch.
     model_name : str or path, optional
         A hub id, or a folder that holds ``head_patterns.json``. When left out, the model's own name.
     config_path : str or path, optional
-        A head-pattern file, in this project's format or in MInference 1.0's; takes precedence over `model_name`.
+        A head-pattern file, in this project's format or in MInference 1.0's; takes precedence over
+        `model_name`.
     starting_layer : int
         Layers below it run densely.
     kv_cache_cpu, use_snapkv, is_search : bool
         Must be False; MInference 1.0's options that are not available here.
     attn_kwargs : dict, optional
-        Options of the attention type. ``minference``: ``share`` (adaptive patterns that keep this share of the estimated
-        mass, whatever files there are), ``last_dense_rows``, ``minference_ratio`` (multiplies vertical-slash sizes).
-        ``a_shape``: ``n_init``, ``n_local``. ``tri_shape``: also ``n_last``. ``static``: ``vertical_size``, ``slash_size``.
-        All: ``fallback``, "auto" or "off" (what the patterns say even where dense attention is faster).
+        Options of the attention type. ``minference``: ``share`` (adaptive patterns that keep this share of
+        the estimated mass, whatever files there are), ``last_dense_rows``, ``minference_ratio`` (multiplies
+        vertical-slash sizes). ``a_shape``: ``n_init``, ``n_local``. ``tri_shape``: also ``n_last``.
+        ``static``: ``vertical_size``, ``slash_size``. All: ``fallback``, "auto" or "off" (what the patterns
+        say even where dense attention is faster).
     kv_type : str
         ``dense``.
 
@@ -144,10 +149,10 @@ class MInference:
 
     Notes
     -----
-    The model keeps its class and its forward methods: it is given an attention implementation that takes causal prefill,
-    also padded, packed, in chunks, over caches and with sliding windows. The implementation it had before does everything
-    else: decoding, short calls, masks with holes, training, soft caps, sinks. Prefill must run without gradients
-    (``torch.no_grad()``, as ``generate`` does), or it counts as training.
+    The model keeps its class and its forward methods: it is given an attention implementation that takes
+    causal prefill, also padded, packed, in chunks, over caches and with sliding windows. The implementation
+    it had before does everything else: decoding, short calls, masks with holes, training, soft caps, sinks.
+    Prefill must run without gradients (``torch.no_grad()``, as ``generate`` does), or it counts as training.
     """
 
     def __init__(

@@ -26,7 +26,7 @@ def a_shape(sink=128, local=3968, last_dense_rows=0):
 
 
 def vertical_slash(vertical=1000, slash=6096, last_dense_rows=0):
-    """The best `vertical` columns and `slash` diagonals by the last 64 queries, as MInference 1.0 selects them.
+    """The best `vertical` columns and `slash` diagonals by the last 64 queries, chosen as in MInference 1.0.
 
     The defaults are what MInference 1.0 gives to heads that its files leave out.
     """
@@ -39,7 +39,7 @@ def block_sparse(top_k, last_dense_rows=0):
 
 
 def adaptive(share=0.95, last_dense_rows=0):
-    """Vertical-slash with the cheapest members that keep `share` (0 < share <= 1) of the estimated attention mass."""
+    """Vertical-slash with the cheapest members that keep `share`, in (0, 1], of the estimated mass."""
     share_ppm = round(share * 1_000_000)
     if not 1 <= share_ppm <= 1_000_000:
         raise ValueError(f"share must be above 0 and at most 1, got {share!r}")
@@ -56,7 +56,8 @@ def layer_array(heads, num_query_heads):
         array = numpy.empty(0, dtype=object)
     if array.dtype.kind not in "iu" or array.shape not in ((5,), (num_query_heads, 5)):
         raise ValueError(
-            f"heads must be one pattern of 5 integers or an integer array [num_query_heads, 5] = [{num_query_heads}, 5], "
+            "heads must be one pattern of 5 integers or an integer array [num_query_heads, 5] = "
+            f"[{num_query_heads}, 5], "
             f"got shape {list(array.shape)} of {array.dtype}"
         )
     limits = numpy.iinfo(numpy.int32)

@@ -30,8 +30,8 @@ class LayerReport:
     density : numpy.ndarray
         ``[num_query_heads]``: pairs computed over causal pairs.
     fallback : numpy.ndarray
-        ``[num_query_heads]``: share of the causal pairs in calls where the head ran densely because its pattern would not
-        have paid.
+        ``[num_query_heads]``: share of the causal pairs in calls where the head ran densely because its
+        pattern would not have paid.
     kept_mass : numpy.ndarray or None
         ``[num_query_heads]``: mean over rows of the attention mass inside the pairs computed, exact.
     kept_mass_last : numpy.ndarray or None
@@ -158,7 +158,8 @@ def record(model, kept_mass=False):
     model : transformers.PreTrainedModel
         Patched by `MInference`.
     kept_mass : bool
-        Measure how much of the exact attention mass the computed pairs hold: one more, dense, attention a layer call.
+        Measure how much of the exact attention mass the computed pairs hold: one more, dense, attention a
+        layer call.
 
     Yields
     ------

@@ -1,8 +1,9 @@
 """Sparse prefill as an attention implementation of transformers (4.56 to 5.x).
 
-A backend stands in front of the implementation that a model had before: calls that it takes run in the library, all
-others reach the previous implementation exactly as they would have, with the mask that implementation makes. Nothing of
-transformers is replaced; both functions are registered under a name of their own.
+A backend stands in front of the implementation that a model had before: calls that it takes run in the
+library, all others reach the previous implementation exactly as they would have, with the mask that
+implementation makes. Nothing of transformers is replaced; both functions are registered under a name of their
+own.
 """
 
 from __future__ import annotations
@@ -139,7 +140,7 @@ _HARMLESS = frozenset(
 
 
 def _changes_attention(name, option):
-    """Whether an argument may change what attention computes: soft caps, sinks, biases, bidirectional, wanted weights."""
+    """Whether an argument may change what attention returns: soft cap, sinks, bias, no causality, weights."""
     if option is None or name in _HARMLESS:
         return False
     if name == "is_causal":
@@ -207,7 +208,8 @@ def backend_over(previous):
     """
     if "/" in previous or "|" in previous or any(word in previous for word in ("flash", "flex_attention")):
         raise NotImplementedError(
-            f"the model's attn_implementation must be sdpa, eager or one registered by name, got {previous!r}: "
+            "the model's attn_implementation must be sdpa, eager or one registered by name, "
+            f"got {previous!r}: "
             'call model.set_attn_implementation("sdpa") first'
         )
     backend = Backend(previous)

@@ -1,4 +1,4 @@
-"""Attention in float64 under a boolean mask, and masks painted from the index contract alone (docs/algorithm.md)."""
+"""Attention in float64 under a mask, and masks painted from the index contract alone (docs/algorithm.md)."""
 
 import torch
 
@@ -15,7 +15,7 @@ def scores(query, key, scale):
 
 
 def masked_attention(query, key, value, mask, scale=None):
-    """float64 out and lse of attention over the true elements of mask ``[B, Hq, q_len, kv_len]`` (or broadcast)."""
+    """float64 out and lse of attention over the true elements of mask ``[B, Hq, q_len, kv_len]``."""
     query, key, value = query.double(), key.double(), value.double()
     scale = query.shape[-1] ** -0.5 if scale is None else scale
     masked = scores(query, key, scale).masked_fill(~mask, -torch.inf)

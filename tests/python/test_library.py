@@ -88,7 +88,8 @@ def test_import_needs_nothing_heavy():
 
 
 def test_works_without_torch():
-    code = "import sys; sys.modules['torch'] = None; import numpy, minference; x = numpy.ones((1, 1, 70, 64), 'f'); "
+    code = "import sys; sys.modules['torch'] = None; import numpy, minference; "
+    code += "x = numpy.ones((1, 1, 70, 64), 'f'); "
     code += "print(minference.dense_attention(x, x, x).sum())"
     result = run_python(code)
     assert result.stdout.strip() == "4480.0", result.stderr

@@ -71,6 +71,7 @@ class LayerPlan:
             and query.dtype in _DTYPES
             and query.dtype == key.dtype == value.dtype
             and query.is_cpu
+            and getattr(module, "is_causal", True)
             and not module.training
             and not dropout
             and not (query.requires_grad and torch.is_grad_enabled())

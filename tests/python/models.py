@@ -33,7 +33,8 @@ MODELS = {
     "qwen2": ("Qwen2", _shape(7, 1, 64, hidden_size=448)),
     "mistral": ("Mistral", {**_shape(4, 2, 64), "sliding_window": 70}),
     "qwen3": ("Qwen3", _shape(4, 2, 128)),
-    "gemma": ("Gemma", _shape(2, 1, 256)),
+    # Gemma scales its embeddings up, and its heads are wide: scores of the same size need smaller weights.
+    "gemma": ("Gemma", {**_shape(2, 1, 256), "initializer_range": 0.05}),
 }
 SOFT_CAPPED = ("Gemma2", {**_shape(2, 1, 64), "attn_logit_softcapping": 5.0, "sliding_window": 70})
 SINKS = (

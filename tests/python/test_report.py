@@ -1,6 +1,7 @@
 import numpy
 import pytest
 import torch
+import transformers
 from models import make, tokens
 from reference import a_shape_mask, causal_mask, masked_attention
 
@@ -64,14 +65,10 @@ def test_recording_changes_no_result_and_ends():
 @torch.no_grad()
 def test_chunks_add_up():
     model = SPARSE(make("llama"))
+    ids, cache = tokens(1, 200), transformers.DynamicCache(config=model.config)
     with record(model) as report:
-        model.generate(
-            tokens(1, 200),
-            max_new_tokens=3,
-            prefill_chunk_size=80,
-            do_sample=False,
-            attention_mask=torch.ones(1, 200),
-        )
+        for chunk in ids.split(80, dim=1):
+            model(chunk, past_key_values=cache, use_cache=True)
     assert [layer.calls for layer in report.layers] == [3, 3]
     pairs = a_shape_mask(200, 200, 4, 60).sum().item()
     numpy.testing.assert_allclose(report.layers[0].density, pairs / (200 * 201 // 2))

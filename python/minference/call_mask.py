@@ -7,8 +7,12 @@ tensor. Everything else stays with the implementation that knows it.
 
 from __future__ import annotations
 
+import ctypes
+
 import torch
 from transformers.masking_utils import causal_mask_function
+
+from . import _library
 
 _MODULE = causal_mask_function.__module__
 
@@ -18,20 +22,22 @@ class CallMask:
 
     Attributes
     ----------
-    sequences : torch.Tensor
-        int64 ``[num_sequences, 1, 1, 5]``: minference_sequence. Four dimensions, so that transformers passes
-        it on.
+    sequences : list of tuple
+        (batch, q_begin, q_len, kv_begin, kv_len) each: minference_sequence.
+    where : pair
+        Address and count of the same as the C ABI takes them; valid as long as this object.
     window : int
         Keys that each query sees in a sliding window, its own included; 0 for no window.
     q_len, kv_len : int
         Lengths of the query and key tensors that this describes.
     """
 
-    __slots__ = ("sequences", "address", "window", "q_len", "kv_len", "_make_previous", "_previous")
+    __slots__ = ("sequences", "where", "window", "q_len", "kv_len", "_array", "_make_previous", "_previous")
 
     def __init__(self, sequences, window, q_len, kv_len, make_previous):
-        self.sequences = torch.tensor(sequences, dtype=torch.int64).view(-1, 1, 1, 5)
-        self.address = self.sequences.data_ptr()
+        self.sequences = sequences
+        self._array = (_library.Sequence * len(sequences))(*sequences)
+        self.where = (ctypes.addressof(self._array), len(sequences))
         # A window that reaches the first key hides nothing.
         self.window = window if window < kv_len else 0
         self.q_len, self.kv_len = q_len, kv_len
@@ -45,9 +51,14 @@ class CallMask:
         return self._previous
 
     def as_tensor(self):
-        """What transformers hands from the mask function to the attention function."""
-        self.sequences.minference_call = self
-        return self.sequences
+        """What transformers hands from the mask function to the attention function.
+
+        int64 ``[num_sequences, 1, 1, 5]``, the sequences: masks of four dimensions are passed on as they are.
+        """
+        # The tensor keeps this object alive, not the other way round: a cycle would keep large masks for long.
+        tensor = torch.tensor(self.sequences, dtype=torch.int64).view(-1, 1, 1, 5)
+        tensor.minference_call = self
+        return tensor
 
 
 def of_tensor(mask):

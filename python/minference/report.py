@@ -114,7 +114,6 @@ class _Recorder:
         self._kept_mass = kept_mass
 
     def __call__(self, plan, query, key, value, call, scale, out):
-        where = (call.address, len(call.sequences))
         heads = plan.heads_for(call.window)
         begin = time.perf_counter()
         _, lse, statistics = _calls.prefill(
@@ -122,7 +121,7 @@ class _Recorder:
             key,
             value,
             heads,
-            where,
+            call.where,
             scale,
             True,
             plan.fallback,
@@ -131,10 +130,9 @@ class _Recorder:
             want_statistics=True,
         )
         seconds = time.perf_counter() - begin
-        sequences = call.sequences.view(-1, 5).tolist()
-        self._report._add(seconds, statistics, sequences)
+        self._report._add(seconds, statistics, call.sequences)
         if self._kept_mass:
-            self._report._add_mass(self._mass(plan, query, key, value, call, scale, lse), sequences)
+            self._report._add_mass(self._mass(plan, query, key, value, call, scale, lse), call.sequences)
 
     @staticmethod
     def _mass(plan, query, key, value, call, scale, lse):
@@ -142,9 +140,8 @@ class _Recorder:
         pattern = patterns.a_shape(0, call.window) if call.window else patterns.dense()
         everything = patterns.layer_array(pattern, len(plan.heads))
         heads = (everything.ctypes.data, len(everything))
-        where = (call.address, len(call.sequences))
         _, all_lse, _ = _calls.prefill(
-            query, key, value, heads, where, scale, True, _library.FALLBACK_OFF, True
+            query, key, value, heads, call.where, scale, True, _library.FALLBACK_OFF, True
         )
         return (lse.double() - all_lse.double()).exp()
 

@@ -94,7 +94,7 @@ class LayerPlan:
                 key,
                 value,
                 self.heads_for(call.window),
-                (call.address, len(call.sequences)),
+                call.where,
                 scale,
                 True,
                 self.fallback,
@@ -105,7 +105,7 @@ class LayerPlan:
 
     def _run_static(self, query, key, value, call, scale, out):
         out.zero_()
-        for batch, q_begin, q_len, kv_begin, kv_len in call.sequences.view(-1, 5).tolist():
+        for batch, q_begin, q_len, kv_begin, kv_len in call.sequences:
             rows = query[batch : batch + 1, :, q_begin : q_begin + q_len]
             keys, values = (x[batch : batch + 1, :, kv_begin : kv_begin + kv_len] for x in (key, value))
             if self.members is None:

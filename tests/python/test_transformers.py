@@ -1,6 +1,8 @@
 """Patched models: calls that the library takes give what the model gave before, to rounding."""
 
 import functools
+import gc
+import weakref
 
 import pytest
 import torch
@@ -8,7 +10,7 @@ import transformers
 from models import MODELS, make, tokens
 
 import minference
-from minference import MInference, transformers_backend
+from minference import MInference, call_mask, transformers_backend
 
 EVERYTHING = MInference("minference", attn_kwargs={"share": 1.0, "fallback": "off"})
 DENSE = MInference("dense", attn_kwargs={"fallback": "off"})
@@ -274,3 +276,21 @@ def test_flash_attention_is_refused():
         NotImplementedError, match="must be sdpa, eager or one registered by name, got 'flash_attention_2'"
     ):
         DENSE(model)
+
+
+def test_masks_need_no_garbage_collector():
+    mask = call_mask.describe(lambda: None, 1, 100, 100).as_tensor()
+    call = weakref.ref(mask)
+    gc.disable()
+    try:
+        del mask
+        assert call() is None
+    finally:
+        gc.enable()
+
+
+def test_copied_masks_are_refused():
+    mask = call_mask.describe(lambda: None, 1, 100, 100).as_tensor()
+    assert call_mask.of_tensor(mask).sequences == [(0, 0, 100, 0, 100)]
+    with pytest.raises(RuntimeError, match="got a copy"):
+        call_mask.of_tensor(mask.clone())

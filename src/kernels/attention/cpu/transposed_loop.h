@@ -235,35 +235,41 @@ struct TransposedLoop {
     const int steps = state.head_dim / kPack;
     const Operand* query = state.query + 16 * group;
     const auto* value = static_cast<const char*>(tile.value);
-    const int value_lines = state.head_dim * static_cast<int>(kOperandBytes) / 64 * (kTileKeys / kPack);
-    const int lines_a_pair = (value_lines + kTileKeys / 2 * N - 1) / (kTileKeys / 2 * N);
+    // The tile's values come to the first-level cache meanwhile, two lines an exponential: all of them up to a
+    // head_dim of 128.
+    const std::int64_t value_step = state.head_dim * kOperandBytes / N / kPack * 2;
+    // Steps between two exponentials of pairs, so that those of a block are spread over the next.
+    const int stride = steps / (kBlock / 2 * N + 1);
     int block = 0;
-    for_each_block(kTileKeys, [&]<int M>(int first) {
-      const char* rows[M];
+    for_each_block(
+        kTileKeys, [&]<int M>(int first) __attribute__((always_inline)) {
+          const char* rows[M];
 #pragma GCC unroll 16
-      for (int i = 0; i < M; ++i) rows[i] = static_cast<const char*>(tile.key) + (first + i) * tile.key_pitch;
-      const auto address = [&](int i, int step) { return rows[i] + step * kOperandBytes; };
-      RegisterTile<M, N> scores;
-      const int stride = steps / (pending.num_pairs * N + 1);
-      int step = 0;
-      for (int pair = 0; pair < pending.num_pairs; ++pair) {
+          for (int i = 0; i < M; ++i)
+            rows[i] = static_cast<const char*>(tile.key) + (first + i) * tile.key_pitch;
+          const auto address = [&](int i, int step) { return rows[i] + step * kOperandBytes; };
+          RegisterTile<M, N> scores;
+          int step = 0;
+          for (int pair = 0; pair < pending.num_pairs; ++pair) {
 #pragma GCC unroll 4
-        for (int j = 0; j < N; ++j) {
-          scores.accumulate(query, step, step + stride, address);
-          step += stride;
-          for (int i = 0; i < lines_a_pair; ++i, value += 64) __builtin_prefetch(value);
-          pending.next_pair(j);
-        }
-        pending.advance();
-      }
-      scores.accumulate(query, step, steps, address);
-      float* out = state.scores + block * kBlock * kSliceRows + 16 * group;
-      block ^= 1;
-      store_scores(scores, out);
-      pending.scores = out;
-      pending.probabilities = state.probabilities + first / kPack * kSliceRows + 16 * group;
-      pending.num_pairs = M / 2;
-    });
+            for (int j = 0; j < N; ++j) {
+              scores.accumulate(query, step, step + stride, address);
+              step += stride;
+              __builtin_prefetch(value);
+              __builtin_prefetch(value + value_step / 2);
+              value += value_step;
+              pending.next_pair(j);
+            }
+            pending.advance();
+          }
+          scores.accumulate(query, step, steps, address);
+          float* out = state.scores + block * kBlock * kSliceRows + 16 * group;
+          block ^= 1;
+          store_scores(scores, out);
+          pending.scores = out;
+          pending.probabilities = state.probabilities + first / kPack * kSliceRows + 16 * group;
+          pending.num_pairs = M / 2;
+        });
     for (int pair = 0; pair < pending.num_pairs; ++pair) {
 #pragma GCC unroll 4
       for (int j = 0; j < N; ++j) pending.next_pair(j);
@@ -384,22 +390,20 @@ struct TransposedLoop {
 
   // accumulator += values * probabilities; group g uses the first ends[g] operand rows.
   static void accumulate_values(SliceState& state, const KeyValueTile& tile, const int (&ends)[kGroups]) {
+    const int next_keys_a_block = (kTileKeys * kBlock + state.head_dim - 1) / state.head_dim;
+    int next_key = tile.next_key ? 0 : kTileKeys;
     for (int group = 0; group < kGroups; group += kVectors) {
       if (ends[group + kVectors - 1] == 0 && !state.is_empty) continue;
-      for_each_block(state.head_dim, [&]<int M>(int d) {
-        if (tile.next_key && group == 0) prefetch_keys(state, tile, d, M);
-        accumulate_value_block<M>(state, tile, d, group, ends);
-      });
-    }
-  }
-
-  // The share of the next tile's keys that falls to output columns [d, d + m).
-  static void prefetch_keys(const SliceState& state, const KeyValueTile& tile, int d, int m) {
-    const int first = d * kTileKeys / state.head_dim;
-    const int last = (d + m) * kTileKeys / state.head_dim;
-    for (int key = first; key < last; ++key) {
-      const auto* row = static_cast<const char*>(tile.next_key) + key * tile.key_pitch;
-      for (int i = 0; i < state.head_dim / kPack; i += 16) __builtin_prefetch(row + i * kOperandBytes);
+      for_each_block(
+          state.head_dim, [&]<int M>(int d) __attribute__((always_inline)) {
+            for (int i = 0; i < next_keys_a_block && next_key < kTileKeys; ++i) {
+              const auto* row = static_cast<const char*>(tile.next_key) + next_key++ * tile.key_pitch;
+              for (int step = 0; step < state.head_dim / kPack; step += 16) {
+                __builtin_prefetch(row + step * kOperandBytes);
+              }
+            }
+            accumulate_value_block<M>(state, tile, d, group, ends);
+          });
     }
   }
 

@@ -1,4 +1,4 @@
-// What must hold for every text that is offered as a head-pattern file: it is read or refused, without a crash.
+// What must hold for every text offered as a head-pattern file: it is read or refused, without a crash.
 //   read      the set is consistent, and writing and reading it gives it back
 //   refused   with invalid_argument and a short message in printable ASCII that begins with the file's name
 #include <algorithm>

@@ -110,7 +110,7 @@ TEST(KeysOfSlice, APartOfARowBlockHasTheTilesOfTheWholeBlock) {
   SparseIndex index{.q_len = 256, .kv_len = 300, .causal = true, .heads = {}};
   index.heads.push_back(kernels::index_vertical_slash(Members{0, 120, 150}, Members{0, 100}, 256, 300, true));
   RowSliceKeys keys;
-  // Rows 64 .. 127 stand at 108 .. 171: the tiles are [108, 172) and [8, 72). Rows 70 .. 80 stand at 114 .. 124.
+  // Rows 64 .. 127 stand at 108 .. 171: tiles [108, 172) and [8, 72). Rows 70 .. 80 stand at 114 .. 124.
   sparse::keys_of_slice(index, 0, {.block = 1, .begin = 70, .end = 81}, keys);
   ASSERT_EQ(keys.tiles.size(), 2u);
   EXPECT_EQ(keys.tiles[0].begin, 108);

@@ -12,7 +12,7 @@ PYTHON ?= $(firstword $(wildcard /usr/bin/python3) python3)
 #   make demo TORCH='torch --index-url https://download.pytorch.org/whl/cpu'
 TORCH ?= torch==2.13.0
 JOBS ?= $(shell nproc)
-DEBIAN_PACKAGES := g++ cmake ninja-build nlohmann-json3-dev libgtest-dev libbenchmark-dev clang-format python3-venv
+DEBIAN_PACKAGES := g++ cmake ninja-build nlohmann-json3-dev libgtest-dev clang-format python3-venv
 
 BUILD := build/release
 VENV := .venv/bin

@@ -3,6 +3,7 @@
 #include <limits>
 
 #include "kernels/select/select.h"
+#include "kernels/select/top_k.h"
 
 // docs/algorithm.md, "Selection: adaptive", derives what this file computes.
 namespace minference::kernels {
@@ -11,6 +12,7 @@ namespace {
 constexpr std::int64_t kRows = 64;  // rows behind the sums, and offsets of a band
 constexpr std::int64_t kBand = 64;
 constexpr std::int64_t kForcedBands = (kForcedOffsets + kBand - 1) / kBand;
+constexpr std::int64_t kLeastColumns = 128;  // docs/algorithm.md, "Why a floor of columns"
 
 std::vector<double> prefix_sums(std::span<const float> values) {
   std::vector<double> prefix(values.size() + 1);
@@ -39,6 +41,7 @@ class AdaptiveSelection {
       column_worth_[k] = static_cast<float>(own[k] / column_cost);
     }
     std::fill_n(column_worth_.begin(), std::min(kForcedColumns, length_), kForced);
+    least_columns_ = top_k(own, kLeastColumns, kForcedColumns);
 
     const std::vector<double> own_prefix = prefix_sums(own);
     for (std::int64_t j = 0; j < num_bands_; ++j) {
@@ -71,9 +74,13 @@ class AdaptiveSelection {
 
   Selection members(float threshold) const {
     Selection selection;
-    for (std::int64_t k = 0; k < length_; ++k)
-      if (column_worth_[k] >= threshold && threshold > 0)
+    auto least = least_columns_.begin();
+    for (std::int64_t k = 0; k < length_; ++k) {
+      const bool is_least = least != least_columns_.end() && *least == k;
+      if (is_least) ++least;
+      if (is_least || (column_worth_[k] >= threshold && threshold > 0))
         selection.columns.push_back(static_cast<std::int32_t>(k));
+    }
     auto& offsets = selection.offsets;
     for (std::int64_t j = 0; j < num_bands_; ++j) {
       if (!(band_worth_[j] >= threshold)) continue;
@@ -116,7 +123,8 @@ class AdaptiveSelection {
   std::int64_t num_bands_;
   std::span<const float> column_sums_;
   std::vector<double> diagonal_prefix_;
-  std::vector<float> column_worth_;  // mass of its own per cost, in tiles
+  std::vector<float> column_worth_;          // mass of its own per cost, in tiles
+  std::vector<std::int32_t> least_columns_;  // kept whatever the share, and not counted towards it
   std::vector<float> band_worth_;
   std::vector<char> band_kept_;  // one more than bands, never kept
 };

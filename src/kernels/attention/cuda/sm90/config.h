@@ -16,14 +16,16 @@ inline constexpr int kWarpgroup = 128;
 inline constexpr int kThreads = 3 * kWarpgroup;  // producers, then the warpgroup of each half
 inline constexpr int kConsumerWarps = 8;
 inline constexpr int kHalfWarps = 4;
+inline constexpr int kWarpRows = kHalfRows / kHalfWarps;
 inline constexpr int kQueryBuffers = 2;
 inline constexpr int kColumnMasks = 16;
 inline constexpr int kColumnMaskBatch = 2;  // column tiles whose masks are made at once
 inline constexpr int kProducerRegisters = 40;
 inline constexpr int kConsumerRegisters = 232;
 
-// A tile's start in the ring of keys, or this bit and the tile's number among the columns.
-inline constexpr std::int32_t kColumnTile = 1 << 30;
+// What the ring of keys says of a tile: its start, which may be negative and lies below kFirstColumnTile
+// (lengths end at 2^27), or this and the tile's number among the columns.
+inline constexpr std::int32_t kFirstColumnTile = 1 << 30;
 
 enum NamedBarrier : int { kTurnOfLowerHalf = 1, kTurnOfUpperHalf = 2 };
 

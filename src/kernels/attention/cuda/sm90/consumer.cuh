@@ -65,7 +65,7 @@ class Consumer {
     // A vote, so that the compiler knows that every address made from it is uniform.
     half_ = __any_sync(minference::cuda::kAllLanes, threadIdx.x >= 2 * kWarpgroup) ? 1 : 0;
     lane_ = static_cast<int>(threadIdx.x % 32);
-    warp_row_ = half_ * kHalfRows + static_cast<int>(threadIdx.x / 32 % kHalfWarps) * 16;
+    warp_row_ = half_ * kHalfRows + static_cast<int>(threadIdx.x / 32 % kHalfWarps) * kWarpRows;
     query_operand_ = minference::cuda::wgmma_operand(minference::cuda::shared_address(shared.query[0]) +
                                                      half_ * kHalfRows * kPanelRowBytes);
     key_operand_ = minference::cuda::wgmma_operand(minference::cuda::shared_address(shared.key[0][0]));
@@ -289,8 +289,8 @@ class Consumer {
   }
 
   __device__ __forceinline__ void release_mask(int start) {
-    if (start & kColumnTile) {
-      const RingPosition<kColumnMasks> at(mask_use_ + (start & ~kColumnTile));
+    if (start >= kFirstColumnTile) {
+      const RingPosition<kColumnMasks> at(mask_use_ + (start - kFirstColumnTile));
       if (lane_ == 0) shared_.mask_empty[at.slot].arrive();
     }
   }
@@ -306,24 +306,16 @@ class Consumer {
 
   template <int Tile>
   __device__ __forceinline__ void mask_one(int start, const Item& of) {
-    if (start & kColumnTile) {
-      mask_column_tile<Tile>(start & ~kColumnTile, of);
+    if (start >= kFirstColumnTile) {
+      mask_column_tile<Tile>(start - kFirstColumnTile, of);
       return;
     }
     const int warp_position = of.first_row + warp_row_ + plan_.kv_len - plan_.q_len;
-    const int last = start + kTileKeys - 1;
-    const bool inside_window = of.local < 0 || start > warp_position + 15 - of.local || last < of.sink;
-    if (start >= 0 && last <= warp_position && inside_window) return;
-    const int first_key = start + 2 * (lane_ % 4);
-    VisibleKeys visible;
-#pragma unroll
-    for (int r = 0; r < 2; ++r) {
-      const int position = warp_position + lane_ / 4 + 8 * r;
-      const int begin = of.local < 0 ? 0 : max(0, position - of.local + 1);
-      visible.begin[r] = begin - first_key;
-      visible.end[r] = position + 1 - first_key;
-      visible.sink[r] = min(of.sink, position + 1) - first_key;
-    }
+    const WindowRule window = {of.local, of.sink};
+    if (sees_all(warp_position, kWarpRows, window, start, kTileKeys)) return;
+    const int position = warp_position + lane_ / 4, first_key = start + 2 * (lane_ % 4);
+    const VisibleKeys visible[2] = {VisibleKeys::of(position, window, first_key),
+                                    VisibleKeys::of(position + 8, window, first_key)};
     mask_keys<Tile>(scores_, visible);
   }
 

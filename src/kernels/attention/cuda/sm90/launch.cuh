@@ -47,7 +47,7 @@ void launch_attention_kernel(const DeviceAttentionCall& call, const Plan& plan, 
   }
   const base::InputHeads out = {call.out.data, call.out.dtype,       call.out.heads,     call.out.rows,
                                 call.out.dim,  call.out.head_stride, call.out.row_stride};
-  arguments.out = tensor_map(out, kItemRows / kConsumerWarps, "out");
+  arguments.out = tensor_map(out, kWarpRows, "out");
   arguments.plan = plan;
   arguments.lse = call.lse;
   arguments.scale_log2 = call.softmax_scale * std::numbers::log2e_v<float>;

@@ -111,7 +111,7 @@ __device__ __forceinline__ void produce_items_and_keys(SharedMemory<Config>& sha
         shared.key_empty[key.slot].wait(key.parity ^ 1);
         const int column = (e - item.num_entries) * kTileKeys;
         const int start = is_column ? column : entry.start(item_position);
-        shared.key_start[key.slot] = is_column ? kColumnTile | (e - item.num_entries) : start;
+        shared.key_start[key.slot] = is_column ? kFirstColumnTile + (e - item.num_entries) : start;
         if (!is_column) release_for_absent_half(shared.key_empty[key.slot], entry.halves());
         load_tile<Config>(shared.key[0][key.slot], Config::kKeyPanelStride,
                           is_column ? maps.gathered_key : maps.key, shared.key_full[key.slot], start,

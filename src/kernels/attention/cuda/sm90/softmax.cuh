@@ -4,6 +4,7 @@
 
 #include "cuda/math.cuh"
 #include "kernels/attention/cuda/sm90/config.h"
+#include "kernels/attention/cuda/sm90/visible_keys.h"
 
 // Masks and the softmax of a step's scores: 64 rows by two tiles of 64 keys, held by a warpgroup in wgmma's
 // layout. A thread has rows r and r + 8, and of tile t the scores[32 t + 4 j + e]: row r + 8 (e / 2), key 8 j
@@ -24,22 +25,14 @@ inline constexpr float kLargestSum = 0x1p60f;
 template <>
 inline constexpr float kLargestSum<__half> = 0x1p15f;
 
-// Keys that one row may attend to, relative to a tile's start and the thread's first key: [begin, end) and
-// those before `sink`.
-struct VisibleKeys {
-  int begin[2], end[2], sink[2];
-};
-
+// visible: of the thread's two rows, counted from its first key.
 template <int Tile>
-__device__ __forceinline__ void mask_keys(float (&scores)[kStepScores], const VisibleKeys& visible) {
+__device__ __forceinline__ void mask_keys(float (&scores)[kStepScores], const VisibleKeys (&visible)[2]) {
 #pragma unroll
   for (int j = 0; j < 8; ++j) {
 #pragma unroll
     for (int e = 0; e < 4; ++e) {
-      const int key = 8 * j + e % 2;
-      const int r = e / 2;
-      const bool keep = (key >= visible.begin[r] && key < visible.end[r]) || key < visible.sink[r];
-      if (!keep) scores[kTileScores * Tile + 4 * j + e] = -INFINITY;
+      if (!visible[e / 2].holds(8 * j + e % 2)) scores[kTileScores * Tile + 4 * j + e] = -INFINITY;
     }
   }
 }

@@ -67,6 +67,14 @@ def _token_ids(args, tokenizer) -> list[int]:
     return tokenizer(make_prompt(tokenizer, "multikey", args.length, args.seed).text).input_ids
 
 
+def _require_heads(wanted, config) -> None:
+    for layer, head in wanted:
+        if not (0 <= layer < config.num_hidden_layers and 0 <= head < config.num_attention_heads):
+            raise ValueError(
+                f"--head must be below {config.num_hidden_layers}.{config.num_attention_heads}, got {layer}.{head}"
+            )
+
+
 def _rows(heads, report) -> list[dict]:
     from .words import pattern_words
 
@@ -147,8 +155,6 @@ def _draw(args, heads, report, rows, title: str) -> list[str]:
         wanted = [(row["layer"], row["head"]) for row in order[:_DRAWN_HEADS] + order[-_DRAWN_HEADS:]]
     by_name = {(head.layer, head.head): (head, row) for head, row in zip(heads, rows)}
     for name in dict.fromkeys(wanted):
-        if name not in by_name:
-            raise ValueError(f"--head must be LAYER.HEAD of the model, got {name[0]}.{name[1]}")
         head, row = by_name[name]
         paths.append(place(f"head-{name[0]}.{name[1]}.png"))
         pictures.save_attention(paths[-1], head, row["density"], row["kept_mass"])
@@ -169,6 +175,7 @@ def run(args) -> int:
     with progress() as bars:
         with step(bars, "loading the model"):
             model, tokenizer = needle.load(args.model)
+            _require_heads(args.head or (), model.config.get_text_config())
             token_ids = _token_ids(args, tokenizer)
             options.patch_of(args.attn)(model)
         with step(bars, f"running {len(token_ids):,} tokens", model.config.num_hidden_layers) as advance:

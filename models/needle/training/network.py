@@ -1,0 +1,232 @@
+"""The network: a small Llama whose parameters carry Hugging Face's names, and its export to a Hugging Face folder."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.nn import functional as F
+
+from .tasks import MAGIC, NONE
+from .tokenizer import VOCABULARY
+
+HIDDEN, LAYERS, HEADS, KV_HEADS, HEAD_DIM, MLP = 512, 6, 8, 2, 64, 576
+# At 128K tokens 14 of the 32 rotary pairs turn by less than half a radian: room to match content.
+THETA, MAX_POSITIONS, EPSILON = 1e10, 131072, 1e-5
+# Tokens that a compiled block sees; attention alone sees whole sequences.
+CHUNK = 65536
+_SHARD_BYTES = 12 * 2**20
+
+CONFIG = {
+    "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": VOCABULARY, "hidden_size": HIDDEN,
+    "intermediate_size": MLP, "num_hidden_layers": LAYERS, "num_attention_heads": HEADS,
+    "num_key_value_heads": KV_HEADS, "head_dim": HEAD_DIM, "hidden_act": "silu",
+    "max_position_embeddings": MAX_POSITIONS, "rms_norm_eps": EPSILON, "rope_theta": THETA,
+    "rope_parameters": {"rope_type": "default", "rope_theta": THETA}, "attention_bias": False,
+    "attention_dropout": 0.0, "mlp_bias": False, "tie_word_embeddings": True, "initializer_range": 0.02,
+    "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": None, "use_cache": True, "dtype": "bfloat16",
+    "torch_dtype": "bfloat16",
+}  # fmt: skip
+GENERATION_CONFIG = {"bos_token_id": 0, "eos_token_id": 1, "do_sample": False}
+
+
+class Scale(nn.Module):
+    def __init__(self, size: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+
+
+class Matrix(nn.Module):
+    def __init__(self, size_in: int, size_out: int, deviation: float = 0.02):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(size_out, size_in) * deviation)
+
+
+class Layer(nn.Module):
+    def __init__(self):
+        super().__init__()
+        # Residual branches start smaller, as in GPT-2.
+        residual = 0.02 / math.sqrt(2 * LAYERS)
+        self.input_layernorm = Scale(HIDDEN)
+        self.self_attn = nn.Module()
+        self.self_attn.q_proj = Matrix(HIDDEN, HEADS * HEAD_DIM)
+        self.self_attn.k_proj = Matrix(HIDDEN, KV_HEADS * HEAD_DIM)
+        self.self_attn.v_proj = Matrix(HIDDEN, KV_HEADS * HEAD_DIM)
+        self.self_attn.o_proj = Matrix(HEADS * HEAD_DIM, HIDDEN, residual)
+        self.post_attention_layernorm = Scale(HIDDEN)
+        self.mlp = nn.Module()
+        self.mlp.gate_proj = Matrix(HIDDEN, MLP)
+        self.mlp.up_proj = Matrix(HIDDEN, MLP)
+        self.mlp.down_proj = Matrix(MLP, HIDDEN, residual)
+
+    def before_attention(self):
+        attention = self.self_attn
+        projections = (attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight)
+        return self.input_layernorm.weight, *projections
+
+    def after_attention(self):
+        mlp = self.mlp
+        matrices = (mlp.gate_proj.weight, mlp.up_proj.weight, mlp.down_proj.weight)
+        return self.self_attn.o_proj.weight, self.post_attention_layernorm.weight, *matrices
+
+
+def _linear(x, weight):
+    return F.linear(x, weight.to(x.dtype))
+
+
+def _norm(x, scale):
+    wide = x.float()
+    normal = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + EPSILON)
+    return normal.to(x.dtype) * scale.to(x.dtype)
+
+
+def _rotate(x, cos, sin):
+    a, b = x.float().chunk(2, -1)
+    return torch.cat([a * cos - b * sin, b * cos + a * sin], -1).to(x.dtype)
+
+
+# The three compiled blocks, on flat [tokens, hidden]: torch.compile sees one shape whatever the sequence length. They take
+# tensors only, so that all layers share one compilation.
+
+
+def _project(x, cos, sin, scale, query, key, value):
+    h = _norm(x, scale)
+    q, k, v = (_linear(h, weight).view(len(x), -1, HEAD_DIM) for weight in (query, key, value))
+    return _rotate(q, cos, sin), _rotate(k, cos, sin), v
+
+
+def _finish(x, attended, output, scale, gate, up, down):
+    x = x + _linear(attended, output)
+    h = _norm(x, scale)
+    return x + _linear(F.silu(_linear(h, gate)) * _linear(h, up), down)
+
+
+def _token_loss(h, target, scale, embedding):
+    return F.cross_entropy(_linear(_norm(h, scale), embedding).float(), target, reduction="none")
+
+
+def _attention_entropy(query, key, probes: int):
+    """Mean entropy, in nats, of the attention of `probes` random queries of every sequence and head."""
+    batch, _, length, head_dim = query.shape
+    at = torch.randint(length, (probes,), device=query.device)
+    grouped = query[:, :, at].reshape(batch, KV_HEADS, -1, head_dim)
+    scores = (grouped @ key.transpose(-1, -2)).float() * head_dim**-0.5
+    future = torch.arange(length, device=query.device) > at.repeat(HEADS // KV_HEADS)[:, None]
+    # A large number instead of infinity: 0 * infinity would be NaN.
+    log_share = scores.masked_fill(future, -1e4).log_softmax(-1)
+    return -(log_share.exp() * log_share).sum(-1).mean()
+
+
+def _join(parts):
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+class Llama(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.model = nn.Module()
+        self.model.embed_tokens = Matrix(HIDDEN, VOCABULARY)
+        self.model.layers = nn.ModuleList(Layer() for _ in range(LAYERS))
+        self.model.norm = Scale(HIDDEN)
+        inverse_frequency = THETA ** (-torch.arange(0, HEAD_DIM, 2).float() / HEAD_DIM)
+        self.register_buffer("inverse_frequency", inverse_frequency, persistent=False)
+        self.project, self.finish, self.token_loss = _project, _finish, _token_loss
+
+    def compile_blocks(self) -> None:
+        blocks = (_project, _finish, _token_loss)
+        self.project, self.finish, self.token_loss = (torch.compile(block, dynamic=False) for block in blocks)
+
+    def hidden(self, ids, positions, length: int, probes: int = 0):
+        """Final hidden states [tokens, HIDDEN] of tokens / length sequences laid end to end, and the attention entropy
+        of `probes` queries (0 without any), mean over layers."""
+        tokens, entropy = ids.shape[0], 0
+        angle = positions.float()[:, None] * self.inverse_frequency
+        cos, sin = angle.cos()[:, None].split(CHUNK), angle.sin()[:, None].split(CHUNK)
+        chunks = list(F.embedding(ids, self.model.embed_tokens.weight).bfloat16().split(CHUNK))
+        for layer in self.model.layers:
+            weights = layer.before_attention()
+            projected = [self.project(x, c, s, *weights) for x, c, s in zip(chunks, cos, sin)]
+            q, k, v = (
+                _join(part).view(tokens // length, length, -1, HEAD_DIM).transpose(1, 2)
+                for part in zip(*projected)
+            )
+            if probes:
+                entropy = entropy + _attention_entropy(q, k, probes) / LAYERS
+            attended = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+            attended = attended.transpose(1, 2).reshape(tokens, HEADS * HEAD_DIM).split(CHUNK)
+            chunks = [self.finish(x, y, *layer.after_attention()) for x, y in zip(chunks, attended)]
+        return _join(chunks), entropy
+
+    @staticmethod
+    def _targets(ids, classes, length: int):
+        kinds = classes.roll(-1).clone()
+        kinds.view(-1, length)[:, -1] = NONE
+        return ids.roll(-1), kinds
+
+    def losses(self, ids, classes, positions, length: int, probes: int = 0):
+        """Cross-entropy of every next token, the class of that token (NONE at the end of a sequence), and the entropy."""
+        target, kinds = self._targets(ids, classes, length)
+        h, entropy = self.hidden(ids, positions, length, probes)
+        weights = self.model.norm.weight, self.model.embed_tokens.weight
+        parts = [self.token_loss(a, b, *weights) for a, b in zip(h.split(CHUNK), target.split(CHUNK))]
+        return torch.cat(parts), kinds, entropy
+
+    def score(self, ids, classes, positions, length: int) -> dict[int, list[int]]:
+        """{class: [answers given in full, answers asked]}; greedy decoding would emit the answers given."""
+        h = self.hidden(ids, positions, length)[0].detach()
+        target, kinds = self._targets(ids, classes, length)
+        where = (kinds >= MAGIC).nonzero()[:, 0]
+        logits = _linear(_norm(h[where], self.model.norm.weight), self.model.embed_tokens.weight)
+        good = logits.argmax(-1) == target[where]
+        # An answer is a run of neighbouring tokens of one class.
+        starts = torch.ones_like(good)
+        starts[1:] = (where[1:] != where[:-1] + 1) | (kinds[where][1:] != kinds[where][:-1])
+        run = starts.cumsum(0) - 1
+        right = torch.ones(int(starts.sum()), dtype=torch.bool, device=good.device)
+        right[run[~good]] = False
+        counts: dict[int, list[int]] = {}
+        for kind, is_right in zip(kinds[where][starts].tolist(), right.tolist()):
+            entry = counts.setdefault(kind, [0, 0])
+            entry[0] += is_right
+            entry[1] += 1
+        return counts
+
+
+def export(model: Llama, folder: str | Path, tokenizer_folder: str | Path) -> None:
+    """Write LlamaForCausalLM in bfloat16: sharded safetensors, configuration, tokenizer."""
+    folder, tokenizer_folder = Path(folder), Path(tokenizer_folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    shards: list[dict] = [{}]
+    size = total = 0
+    for name, tensor in model.state_dict().items():
+        tensor = tensor.detach().bfloat16().cpu().contiguous()
+        if size + tensor.nbytes > _SHARD_BYTES:
+            shards.append({})
+            size = 0
+        shards[-1][name] = tensor
+        size += tensor.nbytes
+        total += tensor.nbytes
+    index = {"metadata": {"total_size": total}, "weight_map": {}}
+    for i, shard in enumerate(shards):
+        file = f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors"
+        save_file(shard, folder / file, metadata={"format": "pt"})
+        index["weight_map"].update(dict.fromkeys(shard, file))
+    contents = {"model.safetensors.index": index, "config": CONFIG, "generation_config": GENERATION_CONFIG}
+    for name, content in contents.items():
+        (folder / f"{name}.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    if folder.resolve() != tokenizer_folder.resolve():
+        for name in ("tokenizer.json", "tokenizer_config.json"):
+            shutil.copy(tokenizer_folder / name, folder / name)
+
+
+def restore(model: Llama, folder: str | Path) -> None:
+    """Load an exported folder."""
+    state = {}
+    for path in Path(folder).glob("*.safetensors"):
+        state.update(load_file(path))
+    model.load_state_dict({name: tensor.float() for name, tensor in state.items()})

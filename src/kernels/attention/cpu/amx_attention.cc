@@ -31,82 +31,64 @@ constexpr std::int64_t round_up(std::int64_t x, std::int64_t multiple) {
   return (x + multiple - 1) / multiple * multiple;
 }
 
+// Packing is done in pieces of this many keys.
+constexpr std::int64_t kPieceKeys = 256;
+
 // Where a KV head's packed keys and values lie.
-class PackedLayout {
- public:
-  PackedLayout(std::int64_t kv_len, std::int64_t padded_dim)
-      : num_blocks((kv_len + kKeyBlockStarts - 1) / kKeyBlockStarts),
-        key_bytes(num_blocks * key_block_bytes(padded_dim)),
-        plane_pairs(num_blocks * (kKeyBlockStarts / 2) + kUnitKeys / 2),
-        plane_bytes(plane_pairs * value_row_bytes(padded_dim)),
-        padded_dim_(padded_dim) {}
+struct PackedLayout {
+  PackedLayout(std::int64_t kv_len, std::int64_t dim)
+      : padded_dim(dim),
+        num_pieces((kv_len + kPieceKeys - 1) / kPieceKeys),
+        // A unit that starts at the last key reaches two blocks further, and 16 pairs.
+        key_bytes((num_pieces * (kPieceKeys / kBlockKeys) + 2) * key_block_bytes(dim)),
+        value_plane_bytes((num_pieces * kPieceKeys / 2 + kUnitKeys / 2) * kValueRowBytes),
+        parity_bytes(dim / kDimStep * value_plane_bytes) {}
 
-  std::int64_t bytes() const { return key_bytes + 2 * plane_bytes; }
+  std::int64_t bytes() const { return key_bytes + 2 * parity_bytes; }
 
-  const std::byte* key(const std::byte* head, std::int64_t position) const {
-    return head + position / kKeyBlockStarts * key_block_bytes(padded_dim_) + position % kKeyBlockStarts * 4;
+  // The block that holds a key, and its offset there.
+  const std::byte* key_block(const std::byte* head, std::int64_t position) const {
+    return head + position / kBlockKeys * key_block_bytes(padded_dim);
   }
   const std::byte* value(const std::byte* head, std::int64_t position) const {
-    return head + key_bytes + position % 2 * plane_bytes + position / 2 * value_row_bytes(padded_dim_);
+    return head + key_bytes + position % 2 * parity_bytes + position / 2 * kValueRowBytes;
   }
 
-  std::int64_t num_blocks;
+  std::int64_t padded_dim;
+  std::int64_t num_pieces;
   std::int64_t key_bytes;
-  std::int64_t plane_pairs;
-  std::int64_t plane_bytes;
-
- private:
-  std::int64_t padded_dim_;
+  std::int64_t value_plane_bytes;
+  std::int64_t parity_bytes;
 };
 
-// Where a query head's gathered columns lie: units of 32, in the order of the index.
-class ColumnLayout {
- public:
-  static constexpr std::int64_t kBlockUnits = kKeyBlockKeys / kUnitKeys;
-
-  ColumnLayout(std::int64_t num_columns, std::int64_t padded_dim)
-      : num_units((num_columns + kUnitKeys - 1) / kUnitKeys),
-        key_bytes((num_units + kBlockUnits - 1) / kBlockUnits * key_block_bytes(padded_dim)),
-        padded_dim_(padded_dim) {}
-
-  std::int64_t bytes() const { return key_bytes + num_units * kUnitKeys / 2 * value_row_bytes(padded_dim_); }
-
-  std::int64_t key(std::int64_t unit) const {
-    return unit / kBlockUnits * key_block_bytes(padded_dim_) + unit % kBlockUnits * kUnitKeys * 4;
-  }
-  std::int64_t value(std::int64_t unit) const {
-    return key_bytes + unit * kUnitKeys / 2 * value_row_bytes(padded_dim_);
-  }
-
-  std::int64_t num_units;
-  std::int64_t key_bytes;
-
- private:
-  std::int64_t padded_dim_;
-};
-
+// A query head's gathered columns, packed unit by unit in the order of the index: keys, then values.
 struct PackedColumns {
-  ColumnLayout layout;
-  const std::byte* data;
+  std::int64_t num_units;
+  std::byte* data;
 };
+
+constexpr std::int64_t column_unit_bytes(std::int64_t padded_dim) {
+  return 2 * key_block_bytes(padded_dim) + padded_dim / kDimStep * kUnitKeys / 2 * kValueRowBytes;
+}
 
 // A unit of gathered columns as one row slice sees it: columns that are not the slice's have kNoKey.
 struct ColumnUnit {
   std::int64_t unit;
   std::int32_t first, last;  // of the slice's columns
-  bool complete;
-  alignas(64) std::int32_t positions[kUnitKeys];
+  bool complete;             // all 32 are the slice's
+  std::int32_t positions[kUnitKeys];
 };
 
 // What one head computes in the worker's current row slice.
 struct HeadKeys {
+  std::int64_t head;
   sparse::RowSliceKeys keys;
   std::vector<ColumnUnit> columns;
   const std::byte* packed;  // of its KV head
-  const PackedColumns* packed_columns;
+  const std::byte* packed_columns;
 };
 
-// Lists the columns of `all`, in their packed units, that are in `keys`.
+// Lists the columns of `all`, in their packed units, that are in `keys`, a part of them.
 void list_column_units(const std::vector<std::int32_t>& all, HeadKeys& head) {
   head.columns.clear();
   auto next = head.keys.columns.begin();
@@ -114,30 +96,81 @@ void list_column_units(const std::vector<std::int32_t>& all, HeadKeys& head) {
   for (std::size_t begin = 0; begin < all.size() && next != end; begin += kUnitKeys) {
     const std::size_t count = std::min<std::size_t>(kUnitKeys, all.size() - begin);
     if (*next > all[begin + count - 1]) continue;
-    ColumnUnit unit{.unit = static_cast<std::int64_t>(begin / kUnitKeys),
-                    .first = *next,
-                    .last = *next,
-                    .complete = false,
-                    .positions = {}};
-    std::fill(std::begin(unit.positions), std::end(unit.positions), kNoKey);
-    std::size_t found = 0;
-    for (std::size_t i = 0; i < count && next != end; ++i) {
-      if (all[begin + i] != *next) continue;
-      unit.positions[i] = unit.last = *next++;
-      ++found;
+    ColumnUnit& unit = head.columns.emplace_back();
+    unit.unit = static_cast<std::int64_t>(begin / kUnitKeys);
+    unit.first = *next;
+    unit.complete = count == kUnitKeys && end - next >= kUnitKeys && *next == all[begin] &&
+                    next[kUnitKeys - 1] == all[begin + kUnitKeys - 1];
+    if (unit.complete) {
+      std::copy_n(next, kUnitKeys, unit.positions);
+      next += kUnitKeys;
+    } else {
+      std::fill(std::begin(unit.positions), std::end(unit.positions), kNoKey);
+      for (std::size_t i = 0; i < count && next != end; ++i) {
+        if (all[begin + i] == *next) unit.positions[i] = *next++;
+      }
     }
-    unit.complete = found == kUnitKeys;
-    head.columns.push_back(unit);
+    unit.last = *(next - 1);
   }
 }
+
+// Units of keys that start inside a block, copied together. Both row groups of a head use a copy, one soon
+// after the other; the oldest makes room, long after the pipeline has let go of it.
+class AlignedUnits {
+ public:
+  static constexpr int kCapacity = 2 * kSegmentUnits;
+  static_assert(kCapacity > kSegmentUnits + 4 * kChunkUnits);
+
+  explicit AlignedUnits(std::int64_t padded_dim)
+      : padded_dim_(padded_dim),
+        memory_(static_cast<std::size_t>(kCapacity * 2 * key_block_bytes(padded_dim))) {
+    forget();
+  }
+
+  void forget() { std::fill(std::begin(owners_), std::end(owners_), Owner{-1, -1}); }
+
+  const std::byte* find_or_copy(const Stages& stages, std::int64_t head, std::int64_t begin,
+                                const std::byte* blocks) {
+    const Owner owner = {head, begin};
+    auto found = std::find(std::begin(owners_), std::end(owners_), owner);
+    if (found == std::end(owners_)) {
+      found = std::begin(owners_) + next_;
+      next_ = (next_ + 1) % kCapacity;
+      *found = owner;
+      stages.align_keys(blocks, static_cast<int>(begin % kBlockKeys), padded_dim_,
+                        memory_of(found - owners_));
+    }
+    return memory_of(found - owners_);
+  }
+
+ private:
+  struct Owner {
+    std::int64_t head, begin;
+    bool operator==(const Owner&) const = default;
+  };
+
+  std::byte* memory_of(std::int64_t i) { return memory_.data() + i * 2 * key_block_bytes(padded_dim_); }
+
+  std::int64_t padded_dim_;
+  base::AlignedBuffer<std::byte> memory_;
+  Owner owners_[kCapacity];
+  int next_ = 0;
+};
+
+// What a cursor needs besides its head.
+struct UnitSource {
+  const Stages* stages;
+  const PackedLayout* layout;
+  AlignedUnits* aligned;
+};
 
 // Walks the units of one row group: tiles in their order, then columns. Units that no row attends to are left
 // out.
 class UnitCursor {
  public:
-  UnitCursor(const HeadKeys& head, const RowGroup& rows, const PackedLayout& layout)
+  UnitCursor(const HeadKeys& head, const RowGroup& rows, const UnitSource& source)
       : head_(&head),
-        layout_(&layout),
+        source_(source),
         rule_(rows.rule),
         first_(rows.first_position),
         last_(rows.first_position + rows.num_rows - 1) {
@@ -151,29 +184,43 @@ class UnitCursor {
   void next(Unit& unit, std::int32_t* positions) {
     at_start_ = false;
     if (tile_ < head_->keys.tiles.size()) {
-      const sparse::KeyTile& tile = head_->keys.tiles[tile_];
-      const std::int64_t begin = tile.begin + offset_;
-      const int count = std::min(tile.count - offset_, kUnitKeys);
-      unit = {
-          layout_->key(head_->packed, begin), layout_->value(head_->packed, begin),
-          count < kUnitKeys || (tile.masked && !rule_.allows_all(first_, last_, begin, begin + count - 1))};
-      if (unit.masked) {
-        for (int i = 0; i < kUnitKeys; ++i)
-          positions[i] = i < count ? static_cast<std::int32_t>(begin + i) : kNoKey;
-      }
+      next_of_tile(head_->keys.tiles[tile_], unit, positions);
       offset_ += kUnitKeys;
     } else {
-      const ColumnUnit& column = head_->columns[column_++];
-      const PackedColumns& packed = *head_->packed_columns;
-      unit = {packed.data + packed.layout.key(column.unit), packed.data + packed.layout.value(column.unit),
-              !column.complete || (head_->keys.columns_masked &&
-                                   !rule_.allows_all(first_, last_, column.first, column.last))};
-      if (unit.masked) std::copy_n(column.positions, kUnitKeys, positions);
+      next_of_columns(head_->columns[column_++], unit, positions);
     }
     skip();
   }
 
  private:
+  void next_of_tile(const sparse::KeyTile& tile, Unit& unit, std::int32_t* positions) {
+    const PackedLayout& layout = *source_.layout;
+    const std::int64_t begin = tile.begin + offset_;
+    const int count = std::min(tile.count - offset_, kUnitKeys);
+    unit.key = layout.key_block(head_->packed, begin);
+    if (begin % kBlockKeys != 0) {
+      unit.key = source_.aligned->find_or_copy(*source_.stages, head_->head, begin, unit.key);
+    }
+    unit.value = layout.value(head_->packed, begin);
+    unit.value_plane_bytes = layout.value_plane_bytes;
+    unit.masked =
+        count < kUnitKeys || (tile.masked && !rule_.allows_all(first_, last_, begin, begin + count - 1));
+    if (unit.masked) {
+      for (int i = 0; i < kUnitKeys; ++i)
+        positions[i] = i < count ? static_cast<std::int32_t>(begin + i) : kNoKey;
+    }
+  }
+
+  void next_of_columns(const ColumnUnit& columns, Unit& unit, std::int32_t* positions) {
+    const std::int64_t padded_dim = source_.layout->padded_dim;
+    unit.key = head_->packed_columns + columns.unit * column_unit_bytes(padded_dim);
+    unit.value = unit.key + 2 * key_block_bytes(padded_dim);
+    unit.value_plane_bytes = kUnitKeys / 2 * kValueRowBytes;
+    unit.masked = !columns.complete || (head_->keys.columns_masked &&
+                                        !rule_.allows_all(first_, last_, columns.first, columns.last));
+    if (unit.masked) std::copy_n(columns.positions, kUnitKeys, positions);
+  }
+
   bool reached(std::int64_t key) const { return !rule_.causal || key <= last_; }
 
   void skip() {
@@ -188,7 +235,7 @@ class UnitCursor {
   }
 
   const HeadKeys* head_;
-  const PackedLayout* layout_;
+  UnitSource source_;
   sparse::PairRule rule_;
   std::int64_t first_, last_;
   std::size_t tile_ = 0;
@@ -222,10 +269,13 @@ struct WorkItem {
 };
 
 struct Worker {
+  explicit Worker(std::int64_t padded_dim) : aligned(padded_dim) {}
+
   base::AlignedBuffer<Pipeline> pipeline;
   base::AlignedBuffer<RowGroup> groups;
   base::AlignedBuffer<std::byte> memory;  // of the row groups
   std::array<HeadKeys, kHeadsTogether> heads;
+  AlignedUnits aligned;
   std::vector<UnitCursor> cursors;  // a row group
 };
 
@@ -245,21 +295,22 @@ class Attention {
     columns_.reserve(index_.heads.size());
     for (const sparse::HeadIndex& head : index_.heads) {
       columns_.push_back(
-          {ColumnLayout(static_cast<std::int64_t>(head.columns.size()), padded_dim_), nullptr});
+          {static_cast<std::int64_t>((head.columns.size() + kUnitKeys - 1) / kUnitKeys), nullptr});
       most_columns = std::max(most_columns, head.columns.size());
     }
     std::int64_t most_column_bytes = 0;
     for (std::int64_t kv_head = 0; kv_head < call.key.heads; kv_head += heads_a_round_) {
-      std::int64_t bytes = 0;
+      std::int64_t units = 0;
       for (std::int64_t head = kv_head * group(); head < end_of_round(kv_head) * group(); ++head) {
-        bytes += columns_[static_cast<std::size_t>(head)].layout.bytes();
+        units += columns_[static_cast<std::size_t>(head)].num_units;
       }
-      most_column_bytes = std::max(most_column_bytes, bytes);
+      most_column_bytes = std::max(most_column_bytes, units * column_unit_bytes(padded_dim_));
     }
     packed_columns_ = base::AlignedBuffer<std::byte>(static_cast<std::size_t>(most_column_bytes));
 
-    workers_.resize(static_cast<std::size_t>(executor.num_workers()));
-    for (Worker& worker : workers_) {
+    workers_.reserve(static_cast<std::size_t>(executor.num_workers()));
+    for (int i = 0; i < executor.num_workers(); ++i) {
+      Worker& worker = workers_.emplace_back(padded_dim_);
       worker.pipeline = base::AlignedBuffer<Pipeline>(1);
       worker.groups = base::AlignedBuffer<RowGroup>(kHeadsTogether * 2);
       worker.memory =
@@ -288,7 +339,8 @@ class Attention {
   std::int64_t end_of_round(std::int64_t kv_head) const {
     return std::min(kv_head + heads_a_round_, call_.key.heads);
   }
-  std::int64_t group_bytes() const { return kGroupRows * (padded_dim_ * 2 + padded_dim_ * 4 + 64); }
+  // Of a row group's queries, sums and references.
+  std::int64_t group_bytes() const { return kGroupRows * (padded_dim_ * 2 + padded_dim_ * 4 + 2 * 64); }
   std::byte* packed(std::int64_t kv_head) {
     return packed_.data() + kv_head % heads_a_round_ * layout_.bytes();
   }
@@ -316,17 +368,17 @@ class Attention {
   }
 
   void pack(std::int64_t first_kv_head, std::int64_t end_kv_head) {
-    executor_.parallel_for((end_kv_head - first_kv_head) * layout_.num_blocks, [&](std::int64_t i, int) {
-      pack_block(first_kv_head + i / layout_.num_blocks, i % layout_.num_blocks);
+    executor_.parallel_for((end_kv_head - first_kv_head) * layout_.num_pieces, [&](std::int64_t i, int) {
+      pack_piece(first_kv_head + i / layout_.num_pieces, i % layout_.num_pieces);
     });
     std::byte* data = packed_columns_.data();
     for (std::int64_t head = first_kv_head * group(); head < end_kv_head * group(); ++head) {
       PackedColumns& columns = columns_[static_cast<std::size_t>(head)];
       columns.data = data;
-      executor_.parallel_for(columns.layout.num_units, [&](std::int64_t unit, int) {
-        pack_column_unit(head, columns.layout, unit, data);
+      executor_.parallel_for(columns.num_units, [&](std::int64_t unit, int) {
+        pack_column_unit(head, unit, data + unit * column_unit_bytes(padded_dim_));
       });
-      data += columns.layout.bytes();
+      data += columns.num_units * column_unit_bytes(padded_dim_);
     }
   }
 
@@ -334,28 +386,26 @@ class Attention {
     return row < tensor.rows ? tensor.row<const bfloat16>(head, row) : kZeroRow;
   }
 
-  // 288 keys, and the value pairs of 256; the last block also has the pairs that units reach beyond it.
-  void pack_block(std::int64_t kv_head, std::int64_t block) {
+  // 256 keys and values. The last piece also has what units reach beyond the keys.
+  void pack_piece(std::int64_t kv_head, std::int64_t piece) {
     std::byte* head = packed(kv_head);
-    const std::int64_t begin = block * kKeyBlockStarts;
-    std::byte* keys = head + block * key_block_bytes(padded_dim_);
-    const bfloat16* rows[kKeyBlockKeys + 2];
-    for (std::int64_t i = 0; i < kKeyBlockKeys; ++i) rows[i] = row_or_zeros(call_.key, kv_head, begin + i);
-    for (std::int64_t i = 0; i < kKeyBlockKeys; i += 16) {
-      stages_.pack_keys(rows + i, call_.key.dim, padded_dim_, keys + i * 4);
+    const std::int64_t begin = piece * kPieceKeys;
+    const std::int64_t count = kPieceKeys + (piece == layout_.num_pieces - 1 ? kUnitKeys : 0);
+    const bfloat16* rows[kPieceKeys + kUnitKeys + 1];
+    for (std::int64_t i = 0; i < count; ++i) rows[i] = row_or_zeros(call_.key, kv_head, begin + i);
+    for (std::int64_t i = 0; i < count; i += kBlockKeys) {
+      stages_.pack_keys(rows + i, call_.key.dim, padded_dim_,
+                        head + (begin + i) / kBlockKeys * key_block_bytes(padded_dim_));
     }
-    const bool last = block == layout_.num_blocks - 1;
-    const std::int64_t num_pairs = kKeyBlockStarts / 2 + (last ? kUnitKeys / 2 : 0);
-    for (std::int64_t i = 0; i < 2 * num_pairs + 1; ++i)
-      rows[i] = row_or_zeros(call_.value, kv_head, begin + i);
+    for (std::int64_t i = 0; i <= count; ++i) rows[i] = row_or_zeros(call_.value, kv_head, begin + i);
     for (std::int64_t parity = 0; parity < 2; ++parity) {
-      std::byte* plane = head + layout_.key_bytes + parity * layout_.plane_bytes;
-      stages_.pack_values(rows + parity, num_pairs, call_.value.dim, padded_dim_,
-                          plane + begin / 2 * value_row_bytes(padded_dim_));
+      stages_.pack_values(
+          rows + parity, count / 2, call_.value.dim, padded_dim_, layout_.value_plane_bytes,
+          head + layout_.key_bytes + parity * layout_.parity_bytes + begin / 2 * kValueRowBytes);
     }
   }
 
-  void pack_column_unit(std::int64_t head, const ColumnLayout& layout, std::int64_t unit, std::byte* data) {
+  void pack_column_unit(std::int64_t head, std::int64_t unit, std::byte* packed) {
     const std::vector<std::int32_t>& columns = index_.heads[static_cast<std::size_t>(head)].columns;
     const bfloat16* keys[kUnitKeys];
     const bfloat16* values[kUnitKeys];
@@ -365,10 +415,12 @@ class Attention {
       keys[i] = row_or_zeros(call_.key, head / group(), position);
       values[i] = row_or_zeros(call_.value, head / group(), position);
     }
-    for (std::int64_t i = 0; i < kUnitKeys; i += 16) {
-      stages_.pack_keys(keys + i, call_.key.dim, padded_dim_, data + layout.key(unit) + i * 4);
+    for (std::int64_t i = 0; i < kUnitKeys; i += kBlockKeys) {
+      stages_.pack_keys(keys + i, call_.key.dim, padded_dim_, packed);
+      packed += key_block_bytes(padded_dim_);
     }
-    stages_.pack_values(values, kUnitKeys / 2, call_.value.dim, padded_dim_, data + layout.value(unit));
+    stages_.pack_values(values, kUnitKeys / 2, call_.value.dim, padded_dim_, kUnitKeys / 2 * kValueRowBytes,
+                        packed);
   }
 
   void attend(const WorkItem& item, Worker& worker) {
@@ -378,6 +430,7 @@ class Attention {
     constexpr float kLog2E = 1.44269504f;
     pipeline.scale = call_.softmax_scale * kLog2E;
 
+    worker.aligned.forget();
     worker.cursors.clear();
     for (std::int64_t i = 0; i < item.num_heads; ++i) {
       HeadKeys& keys = worker.heads[static_cast<std::size_t>(i)];
@@ -387,7 +440,7 @@ class Attention {
         RowGroup& rows = worker.groups[g];
         load_rows(item.first_head + i, row, std::min(item.slice.end, row + kGroupRows), keys.keys.rule,
                   worker.memory.data() + static_cast<std::int64_t>(g) * group_bytes(), rows);
-        worker.cursors.emplace_back(keys, rows, layout_);
+        worker.cursors.emplace_back(keys, rows, UnitSource{&stages_, &layout_, &worker.aligned});
         if (worker.cursors.back().done()) clear_rows(rows);
       }
     }
@@ -396,7 +449,7 @@ class Attention {
     stream(worker);
     const std::size_t groups_a_head = worker.cursors.size() / static_cast<std::size_t>(item.num_heads);
     for (std::size_t g = 0; g < worker.cursors.size(); ++g) {
-      if (worker.groups[g].out_of_range) repeat(worker.heads[g / groups_a_head], worker.groups[g], pipeline);
+      if (worker.groups[g].out_of_range) repeat(worker, worker.heads[g / groups_a_head], worker.groups[g]);
     }
     stages_.end(pipeline);
   }
@@ -404,8 +457,9 @@ class Attention {
   void list_keys(std::int64_t head, const sparse::RowSlice& slice, HeadKeys& keys) {
     sparse::keys_of_slice(index_, head, slice, keys.keys);
     list_column_units(index_.heads[static_cast<std::size_t>(head)].columns, keys);
+    keys.head = head;
     keys.packed = packed(head / group());
-    keys.packed_columns = &columns_[static_cast<std::size_t>(head)];
+    keys.packed_columns = columns_[static_cast<std::size_t>(head)].data;
   }
 
   // Query rows [begin, end) of a head.
@@ -414,6 +468,7 @@ class Attention {
     rows.query = reinterpret_cast<bfloat16*>(memory);
     rows.out_sums = reinterpret_cast<float*>(memory + kGroupRows * padded_dim_ * 2);
     rows.exp_sums = rows.out_sums + kGroupRows * padded_dim_;
+    rows.reference = rows.exp_sums + kGroupRows * 16;
     rows.has_reference = rows.out_of_range = false;
     rows.rule = rule;
     rows.first_position = sparse::position_of_row(index_.q_len, index_.kv_len, begin);
@@ -424,10 +479,13 @@ class Attention {
     rows.lse = call_.lse.data ? &call_.lse.at(head, begin) : nullptr;
     rows.lse_stride = call_.lse.row_stride;
     for (std::int64_t i = 0; i < kGroupRows; ++i) {
-      bfloat16* to = rows.query + i * padded_dim_;
-      const std::int64_t dim = i < rows.num_rows ? call_.query.dim : 0;
-      if (dim > 0) std::copy_n(call_.query.row<const bfloat16>(head, begin + i), dim, to);
-      std::fill(to + dim, to + padded_dim_, bfloat16{0});
+      const bfloat16* from = i < rows.num_rows ? call_.query.row<const bfloat16>(head, begin + i) : kZeroRow;
+      for (std::int64_t dim = 0; dim < padded_dim_; dim += kDimStep) {
+        const std::int64_t count = std::min<std::int64_t>(call_.query.dim - dim, kDimStep);
+        bfloat16* to = rows.query + dim * kGroupRows + i * kDimStep;
+        std::copy_n(from + dim, count, to);
+        std::fill(to + count, to + kDimStep, bfloat16{0});
+      }
     }
   }
 
@@ -454,18 +512,21 @@ class Attention {
   }
 
   // Row groups whose first unit was no measure of the others: the largest score first, then all over again.
-  void repeat(const HeadKeys& keys, RowGroup& rows, Pipeline& pipeline) {
+  void repeat(Worker& worker, const HeadKeys& keys, RowGroup& rows) {
+    Pipeline& pipeline = worker.pipeline[0];
+    const UnitSource source = {&stages_, &layout_, &worker.aligned};
     constexpr float kLowest = -std::numeric_limits<float>::infinity();
-    std::fill(std::begin(rows.reference), std::end(rows.reference), kLowest);
+    float* const end_of_reference = rows.reference + kGroupRows * 16;
+    std::fill(rows.reference, end_of_reference, kLowest);
     Unit unit;
     alignas(64) std::int32_t positions[kUnitKeys];
-    for (UnitCursor units(keys, rows, layout_); !units.done();) {
+    for (UnitCursor units(keys, rows, source); !units.done();) {
       units.next(unit, positions);
       stages_.raise_reference(pipeline, rows, unit, positions);
     }
-    std::replace(std::begin(rows.reference), std::end(rows.reference), kLowest, 0.0f);
+    std::replace(rows.reference, end_of_reference, kLowest, 0.0f);
     rows.has_reference = true;
-    for (UnitCursor units(keys, rows, layout_); !units.done();) push_chunk(stages_, pipeline, rows, units);
+    for (UnitCursor units(keys, rows, source); !units.done();) push_chunk(stages_, pipeline, rows, units);
     drain(stages_, pipeline);
   }
 

@@ -20,38 +20,35 @@ inline constexpr int kChunkUnits = 4;
 inline constexpr int kMaxHeadDim = 256;
 inline constexpr int kDimStep = 32;  // padded_dim, head_dim rounded up with zeros, is a multiple of it
 
-// Packed keys. A block holds 288 consecutive keys from a multiple of 256 on, so that every unit lies in one
-// block wherever it starts. Dword (i, j) of a block is the pair (key[j][2i], key[j][2i + 1]). Its rows are 19
-// cache lines long, an odd number, so that a column of them spreads over all sets of the L1 cache.
-inline constexpr std::int64_t kKeyBlockStarts = 256;
-inline constexpr std::int64_t kKeyBlockKeys = kKeyBlockStarts + kUnitKeys;
-inline constexpr std::int64_t kKeyRowBytes = 19 * 64;
-static_assert(kKeyBlockKeys * 4 <= kKeyRowBytes);
+// All operands lie in memory in the order in which tile instructions read them, so that the processor's
+// prefetchers follow.
 
+// Packed keys: blocks of 16 consecutive keys, [padded_dim / 2][16] pairs (key[j][2i], key[j][2i + 1]). A unit
+// is two consecutive blocks; one that starts inside a block is copied together first (Stages::align_keys).
+inline constexpr int kBlockKeys = 16;
 constexpr std::int64_t key_block_bytes(std::int64_t padded_dim) {
-  return padded_dim / 2 * kKeyRowBytes;
+  return padded_dim / 2 * 64;
 }
 
-// Packed values. Dword (i, c) of a plane is the pair (value[2i + parity][c], value[2i + parity + 1][c]); rows
-// have padded_dim dwords. A unit that starts at an odd key reads the plane of odd parity.
-constexpr std::int64_t value_row_bytes(std::int64_t padded_dim) {
-  return padded_dim * 4;
-}
+// Packed values: for every 32 dimensions a plane of rows of 32 pairs (value[k][c], value[k + 1][c]), k either
+// the even keys or the odd ones: a unit is 16 rows of the planes of its first key's parity.
+inline constexpr std::int64_t kValueRowBytes = kDimStep * 4;
 
 struct Unit {
   const std::byte* key;
-  const std::byte* value;
-  bool masked;  // false: every row attends to its 32 keys
+  const std::byte* value;          // in the plane of dimension 0
+  std::int64_t value_plane_bytes;  // distance of the planes
+  bool masked;                     // false: every row attends to its 32 keys
 };
 
 // One head's 32 rows. Buffers are 64-byte aligned.
 struct RowGroup {
-  base::bfloat16* query;  // [32, padded_dim]; absent rows and dimensions are zero
-  float* out_sums;        // [32, padded_dim]: sum of p * value
-  float* exp_sums;        // [32, 16]: sum of p, by lane
-  // p = exp2(score - reference[row]), scores in units of log 2. The stages take the largest score of the
-  // first unit, unless has_reference says that this is the largest of all already.
-  alignas(64) float reference[kGroupRows];
+  base::bfloat16* query;  // [padded_dim / 32][32 rows][32]; absent rows and dimensions are zero
+  float* out_sums;        // [padded_dim / 32][32 rows][32]: sum of p * value
+  float* exp_sums;        // [32 rows][16]: sum of p, by lane
+  // [32 rows][16 times the same]: p = exp2(score - reference), scores in units of log 2. The stages take the
+  // largest score of the first unit, unless has_reference says that this is the largest of all already.
+  float* reference;
   bool has_reference;
   bool out_of_range;  // set when some row's sum left the range in which nothing is lost: do it again with
                       // has_reference
@@ -77,13 +74,8 @@ struct Chunk {
 };
 inline constexpr std::int32_t kNoKey = INT32_MAX;
 
-// 32 x 32 f32 in memory: four tiles.
-struct Block {
-  float* data;
-  std::int64_t stride;  // bytes
-
-  float* tile(int i) const { return data + (i >> 1) * 16 * (stride / 4) + (i & 1) * 16; }
-};
+// 32 x 32 f32, what the four accumulators hold.
+inline constexpr int kBlockFloats = kGroupRows * 32;
 
 // One worker's state between chunks. Fill chunks[next], then push.
 struct Pipeline {
@@ -94,20 +86,22 @@ struct Pipeline {
   Chunk chunks[3];
   int next;
   int score_slot, probability_slot;
-  Block pending;  // where the accumulators still have to be stored
-  alignas(64) float scores[2][kGroupRows * kUnitKeys];
-  alignas(64) base::bfloat16 probabilities[2][kGroupRows * kChunkUnits * kUnitKeys];
-  alignas(64) float discarded[kGroupRows * kUnitKeys];
+  float* pending;  // where the accumulators still have to be stored
+  alignas(64) float scores[2][kBlockFloats];
+  alignas(64) base::bfloat16 probabilities[2][kChunkUnits][kGroupRows * kUnitKeys];
+  alignas(64) float discarded[kBlockFloats];
 };
 
 // The parts that are compiled for AMX.
 struct Stages {
-  // 16 keys into 16 columns of a key block. rows[i]: head_dim elements.
+  // rows[16], head_dim elements each, into a block.
   void (*pack_keys)(const base::bfloat16* const* rows, std::int64_t head_dim, std::int64_t padded_dim,
-                    std::byte* columns);
-  // Rows of a value plane from pairs (rows[2i], rows[2i + 1]).
+                    std::byte* block);
+  // The 32 keys that start `offset` keys into the first of three consecutive blocks, into two blocks.
+  void (*align_keys)(const std::byte* blocks, int offset, std::int64_t padded_dim, std::byte* unit);
+  // Pairs (rows[2i], rows[2i + 1]) into consecutive rows of every plane.
   void (*pack_values)(const base::bfloat16* const* rows, std::int64_t num_pairs, std::int64_t head_dim,
-                      std::int64_t padded_dim, std::byte* packed);
+                      std::int64_t padded_dim, std::int64_t plane_bytes, std::byte* packed);
   // The calling thread's tile registers are its own between the two.
   void (*begin)(Pipeline& pipeline);
   void (*end)(Pipeline& pipeline);

@@ -22,7 +22,7 @@ class Stage {
     for (Chunk& chunk : pipeline.chunks) chunk.num_units = 0;
     pipeline.next = 0;
     pipeline.score_slot = pipeline.probability_slot = 0;
-    pipeline.pending = {pipeline.discarded, kUnitKeys * 4};
+    pipeline.pending = pipeline.discarded;
   }
 
   static void end(Pipeline&) { Tiles::release(); }
@@ -47,81 +47,89 @@ class Stage {
 
   static void raise_reference(Pipeline& pipeline, RowGroup& rows, const Unit& unit,
                               const std::int32_t* positions) {
-    const Block scores = {pipeline.scores[0], kUnitKeys * 4};
     NoRows none;
-    multiply_keys(pipeline, rows, unit, scores, none, 0);
+    multiply_keys(pipeline, rows, unit, pipeline.scores[0], none, false);
     store_accumulators(pipeline);
     const RowMask mask(rows, positions);
     for (int i = 0; i < kGroupRows; ++i) {
-      rows.reference[i] =
-          std::max(rows.reference[i], largest_score(pipeline, scores.data, i, unit.masked ? &mask : nullptr));
+      const float score = largest_score(pipeline, pipeline.scores[0], i, unit.masked ? &mask : nullptr);
+      float* reference = rows.reference + i * 16;
+      _mm512_store_ps(reference, _mm512_set1_ps(std::max(*reference, score)));
     }
   }
 
  private:
-  // A quarter of a push: scores of one unit, softmax of another, a quarter of a chunk's output.
+  // A quarter of a push: the scores of one unit, the softmax of another, a quarter of a chunk's output.
   static void step(Pipeline& pipeline, const Chunk& scored, int scored_unit, const Chunk& softened,
                    int softened_unit, const Chunk& summed, int quarter) {
-    const Chunk* scored_if_any = scored_unit < scored.num_units ? &scored : nullptr;
-    if (softened_unit >= softened.num_units) {
-      NoRows none;
-      multiply(pipeline, scored_if_any, scored_unit, summed, quarter, none);
-      return;
-    }
+    const int dim_steps = static_cast<int>(pipeline.padded_dim / kDimStep);
+    const Work work = {scored_unit < scored.num_units ? &scored : nullptr, scored_unit, &summed,
+                       summed.num_units > 0 ? dim_steps * quarter / 4 : 0,
+                       summed.num_units > 0 ? dim_steps * (quarter + 1) / 4 : 0};
+    if (softened_unit >= softened.num_units) return multiply(pipeline, work, NoRows(), false);
+
     const float* scores = pipeline.scores[pipeline.score_slot];
     if (softened.first && softened_unit == 0) start_rows(pipeline, *softened.rows, scores);
+    const bool ready = pipeline.pending != scores;
+    const int num_products =
+        (work.scored ? dim_steps : 0) + (work.last_dim - work.first_dim) * summed.num_units;
+    const int num_places = 4 * (num_products - (ready ? 0 : 1));
     if (softened.units[softened_unit].masked) {
-      SoftmaxRows<true> rows(pipeline, softened, softened_unit, scores);
-      multiply(pipeline, scored_if_any, scored_unit, summed, quarter, rows);
+      multiply(pipeline, work, SoftmaxRows<true>(pipeline, softened, softened_unit, scores, num_places),
+               ready);
     } else {
-      SoftmaxRows<false> rows(pipeline, softened, softened_unit, scores);
-      multiply(pipeline, scored_if_any, scored_unit, summed, quarter, rows);
+      multiply(pipeline, work, SoftmaxRows<false>(pipeline, softened, softened_unit, scores, num_places),
+               ready);
     }
   }
 
   static void start_rows(Pipeline& pipeline, RowGroup& rows, const float* scores) {
     store_accumulators(pipeline);
     for (int i = 0; i < kGroupRows; ++i) {
-      if (!rows.has_reference) rows.reference[i] = largest_score(pipeline, scores, i, nullptr);
+      if (!rows.has_reference) {
+        _mm512_store_ps(rows.reference + i * 16, _mm512_set1_ps(largest_score(pipeline, scores, i, nullptr)));
+      }
       _mm512_store_ps(rows.exp_sums + i * 16, _mm512_setzero_ps());
     }
   }
 
+  // The tile products of a step.
+  struct Work {
+    const Chunk* scored;  // or null
+    int scored_unit;
+    const Chunk* summed;
+    int first_dim, last_dim;  // in steps of 32
+  };
+
+  // `ready`: the scores that `rows` reads have left the accumulators already; otherwise the first product
+  // stores them.
   template <class Rows>
-  static void multiply(Pipeline& pipeline, const Chunk* scored, int scored_unit, const Chunk& summed,
-                       int quarter, Rows rows) {
-    const int dim_steps = static_cast<int>(pipeline.padded_dim / kDimStep);
-    const int first_dim = summed.num_units > 0 ? dim_steps * quarter / 4 : 0;
-    const int last_dim = summed.num_units > 0 ? dim_steps * (quarter + 1) / 4 : 0;
-
-    // Four places for rows behind every k-step but a product's first.
-    const int places =
-        4 * ((scored ? dim_steps - 1 : 0) + (last_dim - first_dim) * std::max(summed.num_units - 1, 0));
-    const int rows_a_place = places == 0 ? kGroupRows : (kGroupRows + places - 1) / places;
-
-    if (scored) {
+  static void multiply(Pipeline& pipeline, const Work& work, Rows rows, bool ready) {
+    if (work.scored) {
       pipeline.score_slot ^= 1;
-      const Block scores = {pipeline.scores[pipeline.score_slot], kUnitKeys * 4};
-      multiply_keys(pipeline, *scored->rows, scored->units[scored_unit], scores, rows, rows_a_place);
+      multiply_keys(pipeline, *work.scored->rows, work.scored->units[work.scored_unit],
+                    pipeline.scores[pipeline.score_slot], rows, ready);
+      ready = true;
     }
-    for (int dim = first_dim; dim < last_dim; ++dim)
-      multiply_values(pipeline, summed, dim, rows, rows_a_place);
-    if (!scored && first_dim == last_dim) store_accumulators(pipeline);
-    rows.advance(kGroupRows);
+    for (int dim = work.first_dim; dim < work.last_dim; ++dim) {
+      multiply_values(pipeline, *work.summed, dim, rows, ready);
+      ready = true;
+    }
+    if (!ready) store_accumulators(pipeline);
+    rows.finish();
   }
 
   // scores = query x key, 32 rows by 32 keys.
   template <class Rows>
   [[gnu::always_inline]] static void multiply_keys(Pipeline& pipeline, const RowGroup& group,
-                                                   const Unit& unit, const Block& scores, Rows& rows,
-                                                   int rows_a_place) {
+                                                   const Unit& unit, float* scores, Rows& rows, bool ready) {
     const auto* query = reinterpret_cast<const std::byte*>(group.query);
-    const std::int64_t query_stride = pipeline.padded_dim * 2;
-    const int steps = static_cast<int>(pipeline.padded_dim / kDimStep);
-    k_step<true>(pipeline, query, query_stride, unit.key, kKeyRowBytes, scores, true, rows, 0);
-    for (int k = 1; k < steps; ++k) {
-      k_step<false>(pipeline, query + 64 * k, query_stride, unit.key + 16 * kKeyRowBytes * k, kKeyRowBytes,
-                    scores, true, rows, rows_a_place);
+    const std::int64_t half = key_block_bytes(pipeline.padded_dim);
+    const std::byte* key = unit.key;
+    const std::byte* const end = key + half;
+    k_step<true, 64>(pipeline.pending, query, key, key + half, scores, true, rows, ready);
+    for (key += kTileBytes, query += 2 * kTileBytes; key != end; key += kTileBytes, query += 2 * kTileBytes) {
+      k_step<false, 64>(nullptr, query, key, key + half, nullptr, true, rows, true);
     }
     pipeline.pending = scores;
   }
@@ -129,71 +137,83 @@ class Stage {
   // out_sums[32 dimensions] += probabilities x value, over the units of a chunk.
   template <class Rows>
   [[gnu::always_inline]] static void multiply_values(Pipeline& pipeline, const Chunk& chunk, int dim,
-                                                     Rows& rows, int rows_a_place) {
+                                                     Rows& rows, bool ready) {
     const auto* probabilities =
         reinterpret_cast<const std::byte*>(pipeline.probabilities[chunk.probability_slot]);
-    constexpr std::int64_t kProbabilityStride = kChunkUnits * kUnitKeys * 2;
-    const std::int64_t value_stride = value_row_bytes(pipeline.padded_dim);
-    const std::int64_t value_offset = dim * kDimStep * 4;
-    const Block sums = {chunk.rows->out_sums + dim * kDimStep, pipeline.padded_dim * 4};
-    k_step<true>(pipeline, probabilities, kProbabilityStride, chunk.units[0].value + value_offset,
-                 value_stride, sums, chunk.first, rows, 0);
+    float* sums = chunk.rows->out_sums + dim * kBlockFloats;
+    const auto value = [&](int k) { return chunk.units[k].value + dim * chunk.units[k].value_plane_bytes; };
+    k_step<true, kValueRowBytes>(pipeline.pending, probabilities, value(0), value(0) + 64, sums, chunk.first,
+                                 rows, ready);
     for (int k = 1; k < chunk.num_units; ++k) {
-      k_step<false>(pipeline, probabilities + 64 * k, kProbabilityStride, chunk.units[k].value + value_offset,
-                    value_stride, sums, chunk.first, rows, rows_a_place);
+      k_step<false, kValueRowBytes>(nullptr, probabilities + k * 2 * kTileBytes, value(k), value(k) + 64,
+                                    nullptr, false, rows, true);
     }
     pipeline.pending = sums;
   }
 
-  // 32 x 32 accumulators (tiles 0 to 3) += a[32 x 32] b[32 x 32]. The first step of a product stores each
-  // accumulator of the product before and loads its own just before it needs it: a burst of tile stores would
-  // block the core's scheduler.
-  template <bool first, class Rows>
-  [[gnu::always_inline]] static void k_step(const Pipeline& pipeline, const std::byte* a,
-                                            std::int64_t a_stride, const std::byte* b, std::int64_t b_stride,
-                                            const Block& sums, bool zero, Rows& rows, int rows_a_place) {
-    Tiles::template load<4>(a, a_stride);
-    Tiles::template load_streamed<6>(b, b_stride);
-    if constexpr (first) exchange<0>(pipeline.pending, sums, zero);
+  static constexpr std::int64_t kTileBytes = 1024;
+  static constexpr std::int64_t kBlockRowBytes = 128;  // of accumulators in memory
+
+  // The accumulators, tiles 0 to 3, += a[32 x 32] b[32 x 32]; left and right half of b. The first step of a
+  // product stores each accumulator to `pending` and gives it its start, zero or `sums`, just before it needs
+  // it: a burst of tile stores would block the core's scheduler.
+  template <bool first, std::int64_t b_stride, class Rows>
+  [[gnu::always_inline]] static void k_step(float* pending, const std::byte* a, const std::byte* left,
+                                            const std::byte* right, const float* sums, bool zero, Rows& rows,
+                                            bool advance) {
+    Tiles::template load<4>(a, 64);
+    Tiles::template load_streamed<6>(left, b_stride);
+    if constexpr (first) exchange<0>(pending, sums, zero);
     Tiles::template multiply_add<0, 4, 6>();
-    if constexpr (!first) rows.advance(rows_a_place);
-    Tiles::template load_streamed<7>(b + 64, b_stride);
-    if constexpr (first) exchange<1>(pipeline.pending, sums, zero);
+    if (advance) rows.advance();
+    Tiles::template load_streamed<7>(right, b_stride);
+    if constexpr (first) exchange<1>(pending, sums, zero);
     Tiles::template multiply_add<1, 4, 7>();
-    if constexpr (!first) rows.advance(rows_a_place);
-    Tiles::template load<5>(a + 16 * a_stride, a_stride);
-    if constexpr (first) exchange<2>(pipeline.pending, sums, zero);
+    if (advance) rows.advance();
+    Tiles::template load<5>(a + kTileBytes, 64);
+    if constexpr (first) exchange<2>(pending, sums, zero);
     Tiles::template multiply_add<2, 5, 6>();
-    if constexpr (!first) rows.advance(rows_a_place);
-    if constexpr (first) exchange<3>(pipeline.pending, sums, zero);
+    if (advance) rows.advance();
+    if constexpr (first) exchange<3>(pending, sums, zero);
     Tiles::template multiply_add<3, 5, 7>();
-    if constexpr (!first) rows.advance(rows_a_place);
+    if (advance) rows.advance();
   }
 
   template <int tile>
-  [[gnu::always_inline]] static void exchange(const Block& pending, const Block& sums, bool zero) {
-    Tiles::template store<tile>(pending.tile(tile), pending.stride);
+  [[gnu::always_inline]] static void exchange(float* pending, const float* sums, bool zero) {
+    store<tile>(pending);
     if (zero) {
       Tiles::template zero<tile>();
     } else {
-      Tiles::template load<tile>(sums.tile(tile), sums.stride);
+      Tiles::template load<tile>(sums + kTileOffset<tile>, kBlockRowBytes);
     }
   }
 
+  template <int tile>
+  [[gnu::always_inline]] static void store(float* block) {
+    Tiles::template store<tile>(block + kTileOffset<tile>, kBlockRowBytes);
+  }
+  template <int tile>
+  static constexpr int kTileOffset = tile / 2 * kBlockFloats / 2 + tile % 2 * 16;
+
   static void store_accumulators(Pipeline& pipeline) {
-    const Block& pending = pipeline.pending;
-    Tiles::template store<0>(pending.tile(0), pending.stride);
-    Tiles::template store<1>(pending.tile(1), pending.stride);
-    Tiles::template store<2>(pending.tile(2), pending.stride);
-    Tiles::template store<3>(pending.tile(3), pending.stride);
-    pipeline.pending = {pipeline.discarded, kUnitKeys * 4};
+    store<0>(pipeline.pending);
+    store<1>(pipeline.pending);
+    store<2>(pipeline.pending);
+    store<3>(pipeline.pending);
+    pipeline.pending = pipeline.discarded;
   }
 };
 
 template <class Tiles>
 constexpr Stages make_stages() {
-  return {pack_keys,         pack_values,        Stage<Tiles>::begin,
-          Stage<Tiles>::end, Stage<Tiles>::push, Stage<Tiles>::raise_reference};
+  return {pack_keys,
+          align_keys,
+          pack_values,
+          Stage<Tiles>::begin,
+          Stage<Tiles>::end,
+          Stage<Tiles>::push,
+          Stage<Tiles>::raise_reference};
 }
 
 }  // namespace

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <type_traits>
 
+#include "cpu/exp2.h"
 #include "kernels/attention/cpu/amx_layout.h"
 #include "kernels/attention/cpu/amx_pack.h"
 
@@ -13,24 +14,30 @@
 namespace minference::kernels::amx {
 namespace {
 
-// 2^x. The polynomial is the one of degree 3 with the least relative error on [0, 1): 7.5e-5, a fiftieth of
-// what rounding to bf16 costs afterwards.
+// Keeps the compiler from loading a constant again at each of its uses.
+[[gnu::always_inline]] inline __m512 in_register(float x) {
+  __m512 vector = _mm512_set1_ps(x);
+  __asm__("" : "+v"(vector));
+  return vector;
+}
+
+// cpu::avx512::Simd::exp2<3>, with its constants in registers.
 class Exp2 {
  public:
   [[gnu::always_inline]] __m512 operator()(__m512 x) const {
-    constexpr int kMinusFloor = 1;
-    const __m512 fraction = _mm512_reduce_ps(x, kMinusFloor);
-    __m512 y = _mm512_fmadd_ps(c3_, fraction, c2_);
-    y = _mm512_fmadd_ps(y, fraction, c1_);
-    y = _mm512_fmadd_ps(y, fraction, c0_);
-    return _mm512_scalef_ps(y, x);
+    const __m512 fraction = _mm512_reduce_ps(x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
+    __m512 power = _mm512_fmadd_ps(c3_, fraction, c2_);
+    power = _mm512_fmadd_ps(power, fraction, c1_);
+    power = _mm512_fmadd_ps(power, fraction, one_);
+    return _mm512_scalef_ps(power, x);
   }
 
  private:
-  __m512 c0_ = _mm512_set1_ps(0.999925219f);
-  __m512 c1_ = _mm512_set1_ps(0.695833541f);
-  __m512 c2_ = _mm512_set1_ps(0.226067155f);
-  __m512 c3_ = _mm512_set1_ps(0.0780245227f);
+  static constexpr auto& kCoefficients = cpu::Exp2Polynomial<3>::kCoefficients;
+  __m512 one_ = in_register(1.0f);
+  __m512 c1_ = in_register(kCoefficients[0]);
+  __m512 c2_ = in_register(kCoefficients[1]);
+  __m512 c3_ = in_register(kCoefficients[2]);
 };
 
 // sparse::PairRule::allows for one query and the keys of a unit.
@@ -77,52 +84,70 @@ struct NoMask {
 template <bool masked>
 class SoftmaxRows {
  public:
-  SoftmaxRows(Pipeline& pipeline, const Chunk& chunk, int unit, const float* scores)
-      : scores_(scores),
-        probabilities_(pipeline.probabilities[chunk.probability_slot] + unit * kUnitKeys),
-        exp_sums_(chunk.rows->exp_sums),
-        reference_(chunk.rows->reference),
-        scale_(_mm512_set1_ps(pipeline.scale)),
-        mask_(*chunk.rows, chunk.positions[unit]) {}
+  // `num_places` says how often advance() will be called.
+  SoftmaxRows(Pipeline& pipeline, const Chunk& chunk, int unit, const float* scores, int num_places)
+      : scores_(reinterpret_cast<const std::byte*>(scores)),
+        probabilities_(reinterpret_cast<std::byte*>(pipeline.probabilities[chunk.probability_slot][unit])),
+        exp_sums_(reinterpret_cast<std::byte*>(chunk.rows->exp_sums)),
+        reference_(reinterpret_cast<const std::byte*>(chunk.rows->reference)),
+        scale_(in_register(pipeline.scale)),
+        mask_(*chunk.rows, chunk.positions[unit]) {
+    std::int64_t rows_a_place = 1;
+    while (rows_a_place < kGroupRows && rows_a_place * num_places < kGroupRows) rows_a_place *= 2;
+    more_ = (rows_a_place - 1) * kRowBytes;
+  }
 
-  [[gnu::always_inline]] void advance(int count) {
-    for (const int end = std::min(row_ + count, kGroupRows); row_ < end; ++row_) row(row_);
+  [[gnu::always_inline]] void advance() {
+    if (row_ == kEnd) return;
+    do {
+      row();
+      row_ += kRowBytes;
+    } while (row_ & more_);
+  }
+
+  void finish() {
+    while (row_ != kEnd) advance();
   }
 
  private:
-  [[gnu::always_inline]] void row(int i) {
-    const __m512 reference = _mm512_set1_ps(reference_[i]);
-    const float* scores = scores_ + i * kUnitKeys;
+  // Of probabilities, sums and references; scores have twice that.
+  static constexpr std::int64_t kRowBytes = 64;
+  static constexpr std::int64_t kEnd = kGroupRows * kRowBytes;
+
+  [[gnu::always_inline]] void row() {
+    const __m512 reference = _mm512_load_ps(reference_ + row_);
+    const std::byte* scores = scores_ + 2 * row_;
     __m512 low = exp2_(_mm512_fmsub_ps(_mm512_load_ps(scores), scale_, reference));
-    __m512 high = exp2_(_mm512_fmsub_ps(_mm512_load_ps(scores + 16), scale_, reference));
+    __m512 high = exp2_(_mm512_fmsub_ps(_mm512_load_ps(scores + 64), scale_, reference));
     if constexpr (masked) {
       __mmask16 allowed[2];
-      mask_.allowed(i, allowed);
+      mask_.allowed(static_cast<int>(row_ / kRowBytes), allowed);
       low = _mm512_maskz_mov_ps(allowed[0], low);
       high = _mm512_maskz_mov_ps(allowed[1], high);
     }
-    float* sums = exp_sums_ + i * 16;
+    std::byte* sums = exp_sums_ + row_;
     _mm512_store_ps(sums, _mm512_add_ps(_mm512_load_ps(sums), _mm512_add_ps(low, high)));
-    _mm512_store_si512(probabilities_ + i * kChunkUnits * kUnitKeys,
-                       reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(high, low)));
+    _mm512_store_si512(probabilities_ + row_, reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(high, low)));
   }
 
-  const float* scores_;
-  base::bfloat16* probabilities_;
-  float* exp_sums_;
-  const float* reference_;
+  const std::byte* scores_;
+  std::byte* probabilities_;
+  std::byte* exp_sums_;
+  const std::byte* reference_;
   __m512 scale_;
   Exp2 exp2_;
   std::conditional_t<masked, RowMask, NoMask> mask_;
-  int row_ = 0;
+  std::int64_t row_ = 0;   // bytes
+  std::int64_t more_ = 0;  // bits of row_ that are zero where a place's rows end
 };
 
 struct NoRows {
-  void advance(int) {}
+  void advance() {}
+  void finish() {}
 };
 
-// The largest of each row's scores in a unit, in units of log 2; of those that `mask` allows, or of all when
-// it is null.
+// The largest of a row's scores in a unit, in units of log 2; of those that `mask` allows, or of all when it
+// is null.
 inline float largest_score(const Pipeline& pipeline, const float* scores, int row, const RowMask* mask) {
   __mmask16 allowed[2] = {0xffff, 0xffff};
   if (mask) mask->allowed(row, allowed);
@@ -146,17 +171,17 @@ inline void finish_rows(const Pipeline& pipeline, RowGroup& rows) {
       return;
     }
     const __m512 inverse = _mm512_set1_ps(sum == 0 ? 0.0f : 1 / sum);
-    const float* sums = rows.out_sums + i * pipeline.padded_dim;
+    const float* sums = rows.out_sums + i * kDimStep;
     base::bfloat16* out = rows.out + i * rows.out_stride;
-    for (std::int64_t dim = 0; dim < pipeline.head_dim; dim += 32) {
-      const __m512 low = _mm512_mul_ps(_mm512_load_ps(sums + dim), inverse);
-      const __m512 high = _mm512_mul_ps(_mm512_load_ps(sums + dim + 16), inverse);
+    for (std::int64_t dim = 0; dim < pipeline.head_dim; dim += kDimStep, sums += kBlockFloats) {
+      const __m512 low = _mm512_mul_ps(_mm512_load_ps(sums), inverse);
+      const __m512 high = _mm512_mul_ps(_mm512_load_ps(sums + 16), inverse);
       _mm512_mask_storeu_epi16(out + dim, lanes_before(pipeline.head_dim, dim),
                                reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(high, low)));
     }
     if (rows.lse) {
       constexpr float kLog2 = 0.693147181f;
-      rows.lse[i * rows.lse_stride] = sum == 0 ? -INFINITY : kLog2 * rows.reference[i] + std::log(sum);
+      rows.lse[i * rows.lse_stride] = sum == 0 ? -INFINITY : kLog2 * rows.reference[i * 16] + std::log(sum);
     }
   }
 }

@@ -22,8 +22,9 @@ constexpr std::int64_t kHeadsTogether = 8;
 // L2).
 constexpr int kSegmentUnits = 32;
 
-// KV heads are packed and attended in rounds, as many at a time as fit in this much memory, and at least one.
-constexpr std::int64_t kPackedBytesARound = std::int64_t{64} << 20;
+// KV heads are packed and attended in rounds, as many at a time as fit in this much memory, and at least one. Little enough
+// for glibc's malloc to keep the memory from call to call (up to 32 MiB): page faults cost as much as packing.
+constexpr std::int64_t kPackedBytesARound = std::int64_t{24} << 20;
 
 alignas(64) constexpr bfloat16 kZeroRow[kMaxHeadDim] = {};
 
@@ -114,8 +115,8 @@ void list_column_units(const std::vector<std::int32_t>& all, HeadKeys& head) {
   }
 }
 
-// Units of keys that start inside a block, copied together. Both row groups of a head use a copy, one soon
-// after the other; the oldest makes room, long after the pipeline has let go of it.
+// Units of keys that start inside a block, copied together. Both row groups of a head use a copy, one soon after the other;
+// the oldest makes room, long after the pipeline has let go of it.
 class AlignedUnits {
  public:
   static constexpr int kCapacity = 2 * kSegmentUnits;
@@ -123,24 +124,23 @@ class AlignedUnits {
 
   explicit AlignedUnits(std::int64_t padded_dim)
       : padded_dim_(padded_dim),
-        memory_(static_cast<std::size_t>(kCapacity * 2 * key_block_bytes(padded_dim))) {
-    forget();
-  }
+        memory_(static_cast<std::size_t>(kCapacity * 2 * key_block_bytes(padded_dim))) {}
 
   void forget() { std::fill(std::begin(owners_), std::end(owners_), Owner{-1, -1}); }
 
+  // The keys of `head` from `begin` on; `blocks` starts with the block that holds `begin`.
   const std::byte* find_or_copy(const Stages& stages, std::int64_t head, std::int64_t begin,
                                 const std::byte* blocks) {
     const Owner owner = {head, begin};
-    auto found = std::find(std::begin(owners_), std::end(owners_), owner);
-    if (found == std::end(owners_)) {
-      found = std::begin(owners_) + next_;
-      next_ = (next_ + 1) % kCapacity;
-      *found = owner;
-      stages.align_keys(blocks, static_cast<int>(begin % kBlockKeys), padded_dim_,
-                        memory_of(found - owners_));
+    // The second row group asks in the order in which the first one did.
+    for (int i = 0; i < kCapacity; ++i) {
+      expected_ = (expected_ + 1) % kCapacity;
+      if (owners_[expected_] == owner) return memory_of(expected_);
     }
-    return memory_of(found - owners_);
+    oldest_ = (oldest_ + 1) % kCapacity;
+    owners_[oldest_] = owner;
+    stages.align_keys(blocks, static_cast<int>(begin % kBlockKeys), padded_dim_, memory_of(oldest_));
+    return memory_of(oldest_);
   }
 
  private:
@@ -149,12 +149,13 @@ class AlignedUnits {
     bool operator==(const Owner&) const = default;
   };
 
-  std::byte* memory_of(std::int64_t i) { return memory_.data() + i * 2 * key_block_bytes(padded_dim_); }
+  std::byte* memory_of(int i) { return memory_.data() + i * 2 * key_block_bytes(padded_dim_); }
 
   std::int64_t padded_dim_;
   base::AlignedBuffer<std::byte> memory_;
   Owner owners_[kCapacity];
-  int next_ = 0;
+  int expected_ = 0;
+  int oldest_ = 0;
 };
 
 // What a cursor needs besides its head.

@@ -25,7 +25,10 @@ class Stage {
     pipeline.pending = pipeline.discarded;
   }
 
-  static void end(Pipeline&) { Tiles::release(); }
+  static void end(Pipeline&) {
+    Tiles::release();
+    _mm_sfence();  // finish_rows() streams
+  }
 
   static void push(Pipeline& pipeline) {
     Chunk& current = pipeline.chunks[pipeline.next];
@@ -37,7 +40,7 @@ class Stage {
 
     // A full chunk's last unit goes through softmax in the first step of the next push, so that its output
     // takes the three other steps of that push and the first one of the push after.
-    step(pipeline, current, 0, previous, kChunkUnits - 1, oldest, 3);
+    step(pipeline, current, 0, previous, kChunkUnits - 1, oldest, kChunkUnits - 1);
     if (oldest.num_units > 0 && oldest.last) {
       store_accumulators(pipeline);
       finish_rows(pipeline, *oldest.rows);
@@ -64,8 +67,8 @@ class Stage {
                    int softened_unit, const Chunk& summed, int quarter) {
     const int dim_steps = static_cast<int>(pipeline.padded_dim / kDimStep);
     const Work work = {scored_unit < scored.num_units ? &scored : nullptr, scored_unit, &summed,
-                       summed.num_units > 0 ? dim_steps * quarter / 4 : 0,
-                       summed.num_units > 0 ? dim_steps * (quarter + 1) / 4 : 0};
+                       summed.num_units > 0 ? dim_steps * quarter / kChunkUnits : 0,
+                       summed.num_units > 0 ? dim_steps * (quarter + 1) / kChunkUnits : 0};
     if (softened_unit >= softened.num_units) return multiply(pipeline, work, NoRows(), false);
 
     const float* scores = pipeline.scores[pipeline.score_slot];

@@ -40,39 +40,45 @@ class Exp2 {
   __m512 c3_ = in_register(kCoefficients[2]);
 };
 
-// sparse::PairRule::allows for one query and the keys of a unit.
+// sparse::PairRule::allows for the rows of a group and the keys of a unit. Keys are taken relative to the first row, so that
+// a row's position is its number.
 class RowMask {
  public:
   RowMask(const RowGroup& rows, const std::int32_t* positions)
-      : rule_(rows.rule), first_position_(rows.first_position), kv_len_(rows.kv_len) {
-    for (int half = 0; half < 2; ++half) keys_[half] = _mm512_load_si512(positions + 16 * half);
+      : causal_(rows.rule.causal), window_(rows.rule.local >= 0) {
+    const __m512i first_row = broadcast(rows.first_position);
+    local_ = broadcast(rows.rule.local);
+    for (int half = 0; half < 2; ++half) {
+      const __m512i keys = _mm512_load_si512(positions + 16 * half);
+      keys_[half] = _mm512_sub_epi32(keys, first_row);
+      present_[half] = _mm512_cmplt_epi32_mask(keys, broadcast(rows.kv_len));
+      sink_[half] = _mm512_cmplt_epi32_mask(keys, broadcast(rows.rule.sink));
+    }
   }
 
   // Bit i: row `row` of the group attends to key i.
   [[gnu::always_inline]] void allowed(int row, __mmask16 result[2]) const {
-    const std::int64_t query = first_position_ + row;
-    const __m512i last = broadcast(rule_.causal ? std::min(query, kv_len_ - 1) : kv_len_ - 1);
-    const bool window = rule_.local >= 0;
-    const __m512i near_begin = broadcast(window ? query - rule_.local + 1 : 0);
-    const __m512i near_end = broadcast(window ? query + rule_.local : kv_len_);
-    const __m512i sink = broadcast(rule_.sink);
+    const __m512i query = _mm512_set1_epi32(row);
     for (int half = 0; half < 2; ++half) {
-      const __mmask16 near = _mm512_cmp_epi32_mask(keys_[half], near_begin, _MM_CMPINT_NLT) &
-                             _mm512_cmp_epi32_mask(keys_[half], near_end, _MM_CMPINT_LT);
-      const __mmask16 reached = near | _mm512_cmp_epi32_mask(keys_[half], sink, _MM_CMPINT_LT);
-      result[half] = _mm512_mask_cmp_epi32_mask(reached, keys_[half], last, _MM_CMPINT_LE);
+      __mmask16 mask = present_[half];
+      if (causal_) mask = _mm512_mask_cmple_epi32_mask(mask, keys_[half], query);
+      if (window_) {
+        const __m512i distance = _mm512_abs_epi32(_mm512_sub_epi32(query, keys_[half]));
+        mask = static_cast<__mmask16>(mask & (sink_[half] | _mm512_cmplt_epi32_mask(distance, local_)));
+      }
+      result[half] = mask;
     }
   }
 
  private:
-  [[gnu::always_inline]] static __m512i broadcast(std::int64_t position) {
-    return _mm512_set1_epi32(
-        static_cast<std::int32_t>(std::clamp<std::int64_t>(position, -1, std::int64_t{kNoKey} - 1)));
+  static __m512i broadcast(std::int64_t x) {
+    return _mm512_set1_epi32(static_cast<std::int32_t>(x < kNoKey ? x : kNoKey));
   }
 
-  sparse::PairRule rule_;
-  std::int64_t first_position_, kv_len_;
+  bool causal_, window_;
+  __m512i local_;
   __m512i keys_[2];
+  __mmask16 present_[2], sink_[2];
 };
 
 struct NoMask {
@@ -161,9 +167,12 @@ inline float largest_score(const Pipeline& pipeline, const float* scores, int ro
 
 // Writes a finished row group to out and lse.
 inline void finish_rows(const Pipeline& pipeline, RowGroup& rows) {
-  // A probability is lost below 2^-126, so nothing that counts is lost while a row's sum stays well above it,
-  // and out_sums cannot overflow while it stays well below 2^127.
+  // A probability is lost below 2^-126, so nothing that counts is lost while a row's sum stays well above it, and out_sums
+  // cannot overflow while it stays well below 2^127.
   constexpr float kLowest = 0x1p-64f, kHighest = 0x1p64f;
+  // Whole cache lines are written without being read first.
+  const bool whole_lines = pipeline.head_dim % 32 == 0 && rows.out_stride % 32 == 0 &&
+                           reinterpret_cast<std::uintptr_t>(rows.out) % 64 == 0;
   for (int i = 0; i < rows.num_rows; ++i) {
     const float sum = _mm512_reduce_add_ps(_mm512_load_ps(rows.exp_sums + i * 16));
     if (!rows.has_reference && !(sum > kLowest && sum < kHighest)) {
@@ -176,8 +185,12 @@ inline void finish_rows(const Pipeline& pipeline, RowGroup& rows) {
     for (std::int64_t dim = 0; dim < pipeline.head_dim; dim += kDimStep, sums += kBlockFloats) {
       const __m512 low = _mm512_mul_ps(_mm512_load_ps(sums), inverse);
       const __m512 high = _mm512_mul_ps(_mm512_load_ps(sums + 16), inverse);
-      _mm512_mask_storeu_epi16(out + dim, lanes_before(pipeline.head_dim, dim),
-                               reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(high, low)));
+      const auto rounded = reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(high, low));
+      if (whole_lines) {
+        _mm512_stream_si512(reinterpret_cast<__m512i*>(out + dim), rounded);
+      } else {
+        _mm512_mask_storeu_epi16(out + dim, lanes_before(pipeline.head_dim, dim), rounded);
+      }
     }
     if (rows.lse) {
       constexpr float kLog2 = 0.693147181f;

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "base/aligned_buffer.h"
 #include "base/isa.h"
 #include "kernels/attention/cpu/amx_attention.h"
 #include "kernels/attention/cpu/amx_emulation.h"
@@ -28,6 +29,7 @@ using Attends = std::function<bool(std::int64_t head, std::int64_t row, std::int
 struct Shape {
   std::int64_t q_len, kv_len, query_heads, kv_heads, head_dim;
   float key_deviation = 1;
+  std::int64_t row_padding = 8;
 };
 
 // Inputs with gaps between rows and heads, outputs full of NaN with guards around.
@@ -60,14 +62,16 @@ class Problem {
 
   Result run(const amx::Stages& stages, int workers) const {
     Result result;
-    result.out.assign(query_.size(), kNan);
+    base::AlignedBuffer<std::uint16_t> out(query_.size());
+    std::fill_n(out.data(), out.size(), kNan);
     result.lse.assign(static_cast<std::size_t>(shape_.query_heads * shape_.q_len), -1.0f);
     AttentionCall call = this->call();
-    call.out = {result.out.data(), base::DType::bf16,      shape_.query_heads,   shape_.q_len,
-                shape_.head_dim,   call.query.head_stride, call.query.row_stride};
+    call.out = {out.data(),      base::DType::bf16,      shape_.query_heads,   shape_.q_len,
+                shape_.head_dim, call.query.head_stride, call.query.row_stride};
     call.lse = {result.lse.data(), shape_.q_len, 1};
     const auto executor = base::make_thread_pool(workers);
     amx::attention(call, *executor, stages);
+    result.out.assign(out.data(), out.data() + out.size());
     return result;
   }
 
@@ -113,7 +117,7 @@ class Problem {
 
  private:
   static constexpr std::uint16_t kNan = 0x7fc1;
-  std::int64_t row_stride() const { return shape_.head_dim + 8; }
+  std::int64_t row_stride() const { return shape_.head_dim + shape_.row_padding; }
 
   std::vector<bfloat16> heads(std::int64_t num_heads, std::int64_t rows, float deviation,
                               std::uint32_t seed) const {
@@ -217,6 +221,12 @@ TEST(AmxAttention, Window) {
       return !(causal && distance < 0) && (std::abs(distance) < local[head] || k < sink[head]);
     });
   }
+}
+
+// Output rows that are whole cache lines are written past the caches.
+TEST(AmxAttention, WholeCacheLines) {
+  Problem problem({70, 131, 2, 1, 64, 1, 32});
+  check_everywhere(problem, [&](auto, auto row, auto k) { return k <= problem.position(row); });
 }
 
 // Row block 1 of head 1 lists nothing at all.

@@ -2,6 +2,7 @@
 
 #include <immintrin.h>
 
+#include "cpu/avx512.h"
 #include "kernels/attention/cpu/amx_layout.h"
 
 // Packing of keys and values for tile products (AVX-512BW).
@@ -14,41 +15,17 @@ inline __mmask32 lanes_before(std::int64_t dim, std::int64_t begin) {
   return count >= 32 ? ~__mmask32{0} : (__mmask32{1} << count) - 1;
 }
 
-// x[i] lane j <-> x[j] lane i, for 16 x 16 dwords.
-inline void transpose(__m512i x[16]) {
-  __m512i t[16];
-  for (int i = 0; i < 16; i += 2) {
-    t[i] = _mm512_unpacklo_epi32(x[i], x[i + 1]);
-    t[i + 1] = _mm512_unpackhi_epi32(x[i], x[i + 1]);
-  }
-  for (int i = 0; i < 16; i += 4) {
-    x[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
-    x[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
-    x[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
-    x[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
-  }
-  // 128-bit lane l of x[4i + c] holds column 4l + c of rows 4i .. 4i + 3.
-  for (int c = 0; c < 4; ++c) {
-    const __m512i even_low = _mm512_shuffle_i32x4(x[c], x[4 + c], 0x88);
-    const __m512i odd_low = _mm512_shuffle_i32x4(x[c], x[4 + c], 0xdd);
-    const __m512i even_high = _mm512_shuffle_i32x4(x[8 + c], x[12 + c], 0x88);
-    const __m512i odd_high = _mm512_shuffle_i32x4(x[8 + c], x[12 + c], 0xdd);
-    t[c] = _mm512_shuffle_i32x4(even_low, even_high, 0x88);
-    t[4 + c] = _mm512_shuffle_i32x4(odd_low, odd_high, 0x88);
-    t[8 + c] = _mm512_shuffle_i32x4(even_low, even_high, 0xdd);
-    t[12 + c] = _mm512_shuffle_i32x4(odd_low, odd_high, 0xdd);
-  }
-  for (int i = 0; i < 16; ++i) x[i] = t[i];
-}
-
 inline void pack_keys(const base::bfloat16* const* rows, std::int64_t head_dim, std::int64_t padded_dim,
                       std::byte* block) {
+  constexpr int kRowWords = 16;
+  alignas(64) std::uint32_t pairs[kBlockKeys * kRowWords];
   for (std::int64_t dim = 0; dim < padded_dim; dim += kDimStep) {
     const __mmask32 lanes = lanes_before(head_dim, dim);
-    __m512i pairs[kBlockKeys];
-    for (int i = 0; i < kBlockKeys; ++i) pairs[i] = _mm512_maskz_loadu_epi16(lanes, rows[i] + dim);
-    transpose(pairs);
-    for (int i = 0; i < kBlockKeys; ++i) _mm512_store_si512(block + (dim / 2 + i) * 64, pairs[i]);
+    for (int i = 0; i < kBlockKeys; ++i) {
+      _mm512_store_si512(pairs + i * kRowWords, _mm512_maskz_loadu_epi16(lanes, rows[i] + dim));
+    }
+    cpu::avx512::Simd::transpose(pairs, kRowWords, reinterpret_cast<std::uint32_t*>(block + dim / 2 * 64),
+                                 kRowWords);
   }
 }
 

@@ -153,6 +153,7 @@ class MInference:
     causal prefill, also padded, packed, in chunks, over caches and with sliding windows. The implementation
     it had before does everything else: decoding, short calls, masks with holes, training, soft caps, sinks.
     Prefill must run without gradients (``torch.no_grad()``, as ``generate`` does), or it counts as training.
+    A model inside ``torch.compile`` or ``torch.export`` also keeps the implementation it had.
     """
 
     def __init__(

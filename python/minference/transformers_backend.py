@@ -127,15 +127,15 @@ class LayerPlan:
         ]
 
 
-# Arguments of attention functions that only matter to kernels of other kinds, or repeat what the mask says.
+# Tensors that attention functions are passed, and that only matter to kernels of other kinds or are in the mask.
 _HARMLESS = frozenset(
     {
         "cache_position",
         "cu_seq_lens_k",
         "cu_seq_lens_q",
-        "position_embeddings",
+        "mm_token_type_ids",
         "position_ids",
-        "sliding_window",
+        "token_type_ids",
     }
 )
 

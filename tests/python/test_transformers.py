@@ -109,6 +109,17 @@ def test_padded_batches(name, side, taken):
     torch.testing.assert_close(logits[1, real], alone[0], atol=1e-4, rtol=1e-4)
 
 
+def test_tokenizers_extra_tensors_change_nothing(taken):
+    model = make("llama")
+    ids = tokens(1, 150)
+    expected = model(ids).logits
+    kinds = torch.zeros_like(ids)
+    torch.testing.assert_close(
+        EVERYTHING(model)(ids, token_type_ids=kinds).logits, expected, atol=1e-4, rtol=1e-4
+    )
+    assert len(taken) == 2
+
+
 def test_packed_sequences(taken):
     model = make("llama")
     ids = tokens(1, 250)

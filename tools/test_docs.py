@@ -1,4 +1,4 @@
-"""What the pages point to exists."""
+"""What the pages and comments point to exists."""
 
 import re
 import subprocess
@@ -11,6 +11,11 @@ FILES = subprocess.run(
     ["git", "ls-files"], cwd=ROOT, check=True, capture_output=True, text=True
 ).stdout.split("\n")
 PAGES = [name for name in FILES if name.endswith(".md")]
+SOURCES = [
+    name
+    for name in FILES
+    if name.endswith((".c", ".cc", ".h", ".hpp", ".cu", ".cuh", ".py", ".txt", ".cmake"))
+]
 # A path with a folder in it that is one of the tree's.
 PATH = re.compile(
     r"`((?:bench|cmake|docs|examples|include|models|patterns|python|src|tests|tools)/[\w./-]*)`"
@@ -29,3 +34,10 @@ def test_links_and_paths_of_a_page(page):
     links = [link.partition("#")[0] for link in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in link]
     assert missing(str(folder / link) for link in links if link) == []
     assert missing(PATH.findall(text)) == []
+
+
+def test_pages_that_sources_name():
+    named = set()
+    for name in SOURCES:
+        named.update(re.findall(r"\bdocs/[\w/-]+\.md\b", (ROOT / name).read_text(encoding="utf-8")))
+    assert missing(named) == []

@@ -129,6 +129,16 @@ def test_inspect_shows_and_draws_every_head(tmp_path, capsys):
     assert len(result["pictures"]) == 3
 
 
+def test_inspect_prints_a_table(tmp_path, capsys):
+    prompt = tmp_path / "prompt.txt"
+    prompt.write_text("The grass is green. The sky is blue.\n" * 100)
+    arguments = ("--prompt", str(prompt), "--length", "300", "--head", "5.7", "--output", str(tmp_path))
+    assert exit_code("inspect", *arguments, "--attn", "a_shape") == 0
+    out = capsys.readouterr().out
+    assert "A-shape (128, 3968)" in out and "Means: density" in out
+    assert_picture(tmp_path / "head-5.7.png")
+
+
 def test_inspect_refuses_heads_that_are_not_there(tmp_path, capsys):
     assert exit_code("inspect", "--length", "512", "--head", "6.0", "--output", str(tmp_path)) == 1
     assert "got 6.0" in capsys.readouterr().err

@@ -113,26 +113,14 @@ def _print(console, rows, report) -> None:
         ("density", "right"),
         ("kept mass", "right"),
         ("last 64 rows", "right"),
-        ("", "left"),
     ):
-        table.add_column(name, justify=justify)
-    last_layer = rows[-1]["layer"]
-    for row, following in zip(rows, [*rows[1:], None]):
+        table.add_column(name, justify=justify, no_wrap=True)
+    for row, following in zip(rows, [*rows[1:], rows[-1]]):
         members = ["" if row[name] is None else str(row[name]) for name in ("columns", "diagonals")]
         shares = [percent(row[name]) for name in ("density", "kept_mass", "kept_mass_last")]
-        ends_layer = (
-            following is not None and following["layer"] != row["layer"] and row["layer"] != last_layer
-        )
-        note = "ran densely" if row["fallback"] else ""
-        table.add_row(
-            str(row["layer"]),
-            str(row["head"]),
-            row["pattern"],
-            *members,
-            *shares,
-            note,
-            end_section=ends_layer,
-        )
+        pattern = row["pattern"] + (", ran densely" if row["fallback"] else "")
+        names = str(row["layer"]), str(row["head"]), pattern
+        table.add_row(*names, *members, *shares, end_section=following["layer"] != row["layer"])
     console.print(table)
     console.print(
         f"Means: density [bold]{percent(report.density)}[/], kept mass [bold]{percent(report.kept_mass)}[/], "

@@ -89,8 +89,7 @@ def save_patterns(path: str | os.PathLike, heads: list[Head], report: Report, ti
                 axes.set_ylabel(f"layer {head.layer}", fontsize=8, color=_INK)
             if head.layer == layers[-1]:
                 axes.set_xlabel(f"head {head.head}", fontsize=8, color=_INK)
-        heading = figure.suptitle(title, fontsize=13, fontweight="bold", x=0.5, y=1, va="top")
-        heading.set_in_layout(False)  # the rectangle below makes room for it
+        figure.text(0.5, 1, title, ha="center", va="top", fontsize=13, fontweight="bold")
         figure.text(
             0.5,
             1 - 0.36 / figure.get_figheight(),
@@ -157,7 +156,7 @@ def save_heat_map(path: str | os.PathLike, report: Report, title: str) -> None:
                     )
             axes.tick_params(length=0)
             bar = figure.colorbar(image, ax=axes, fraction=0.05, pad=0.03)
-            bar.ax.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
+            bar.ax.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.3g} %")
             bar.outline.set_visible(False)
         figure.suptitle(title, fontsize=12, fontweight="bold")
         figure.tight_layout()

@@ -1,9 +1,10 @@
 // Attention kernels on the CPU, each beside a bare loop of its multiply instruction, interleaved.
 //
-//   bench_attention_cpu [--output FILE.json] [--pairs 21] [--lengths 8192,16384] [--kernels avx512bf16,avx2] [--workers 2]
+//   bench_attention_cpu [--output FILE.json] [--pairs 21] [--lengths 8192,16384] [--kernels avx512bf16,avx2]
+//                       [--workers 2]
 //
-// rate = 4 head_dim (causal pairs of the index) / time; share = rate / rate of the bare loops before and after. Times of
-// one worker are CPU times, so that neighbours on a shared machine cost it little; medians of all pairs.
+// rate = 4 head_dim (causal pairs of the index) / time; share = rate / rate of the bare loops before and after.
+// Times of one worker are CPU times, so that neighbours on a shared machine cost it little; medians of all pairs.
 #include <time.h>
 
 #include <algorithm>

@@ -235,8 +235,8 @@ struct TransposedLoop {
     const int steps = state.head_dim / kPack;
     const Operand* query = state.query + 16 * group;
     const auto* value = static_cast<const char*>(tile.value);
-    // The tile's values come to the first-level cache meanwhile, two lines an exponential: all of them up to a
-    // head_dim of 128.
+    // The tile's values come to the first-level cache meanwhile, two lines an exponential: all of them up to
+    // a head_dim of 128.
     const std::int64_t value_step = state.head_dim * kOperandBytes / N / kPack * 2;
     // Steps between two exponentials of pairs, so that those of a block are spread over the next.
     const int stride = steps / (kBlock / 2 * N + 1);

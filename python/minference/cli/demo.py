@@ -64,7 +64,9 @@ def _measure(bars, model, tokenizer, prompt, attention: str) -> tuple[dict, list
             return answer(model, token_ids, num_tokens)
 
     with attention_left_out(model):
-        floor = timed("everything but attention", 1)
+        # The first pass over so many tokens also pays for memory that later ones find in place.
+        passes = [timed("everything but attention", 1) for _ in range(2)]
+    floor = min(run.seconds_to_first_token for run in passes)
     options.patch_of(attention)(model)
     sparse = timed(f"MInference ({attention})", len(expected))
     with step(bars, "measuring kept attention mass", layers) as advance:
@@ -81,7 +83,7 @@ def _measure(bars, model, tokenizer, prompt, attention: str) -> tuple[dict, list
         "sparse_answer": tokenizer.decode(sparse.tokens).strip(),
         "dense_seconds": dense.seconds_to_first_token,
         "sparse_seconds": sparse.seconds_to_first_token,
-        "floor_seconds": floor.seconds_to_first_token,
+        "floor_seconds": floor,
         "density": report.density,
         "kept_mass": report.kept_mass,
         "kept_mass_last": report.kept_mass_last,

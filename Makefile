@@ -80,9 +80,9 @@ sanitize-asan sanitize-tsan: sanitize-%: build/debian-packages
 	@ctest --preset $* --parallel $(JOBS)
 
 .PHONY: fuzz
-fuzz: build/debian-packages ## Fuzz the file readers and the C ABI for a minute each
+fuzz: build/debian-packages ## Fuzz the reader of head-pattern files for a minute
 	@tools/install_packages clang libclang-rt-14-dev
-	@cmake --preset fuzz && cmake --build build/fuzz --parallel $(JOBS)
+	@cmake --preset fuzz && cmake --build build/fuzz --parallel $(JOBS) --target pattern_reader_fuzz
 	@ctest --preset fuzz
 
 .PHONY: clean

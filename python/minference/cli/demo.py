@@ -107,11 +107,13 @@ def _table(figures: dict):
         f"[bold green]{seconds(sparse)}[/]",
         f"[bold green]{dense / sparse:.1f} times sooner[/]",
     )
-    # Where attention takes next to nothing, its ratio is noise.
-    ratio = (
-        f"{dense_attention / sparse_attention:.0f} times sooner" if sparse_attention > 0.02 * floor else ""
-    )
-    table.add_row("  of which attention", seconds(dense_attention), seconds(max(sparse_attention, 0)), ratio)
+    # A difference this small is noise, and so is its ratio.
+    smallest = 0.02 * floor
+    if sparse_attention > smallest:
+        shown, ratio = seconds(sparse_attention), f"{dense_attention / sparse_attention:.0f} times sooner"
+    else:
+        shown, ratio = f"< {seconds(smallest)}", ""
+    table.add_row("  of which attention", seconds(dense_attention), shown, ratio)
     table.add_row(
         "  of which the rest", seconds(floor), seconds(floor), "the same: no attention kernel shortens it"
     )

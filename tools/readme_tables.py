@@ -9,8 +9,8 @@ A table stands between two comments; the first names its file, and columns as `f
     <!-- table attention_cpu.json kernel==amx length="tokens" ours_ms="ours, ms" -->
     <!-- /table -->
 
-Figures are shown by their field's name: _ms and _seconds with three significant digits, density and mass in percent, speedup
-and ratio with one decimal. Under a table stand machine, command, commit and date. With --check nothing is written, and the
+Figures are shown by their field's name: density and mass in percent, speedup, sooner and ratio with one decimal or two, other
+fractions with three significant digits. Under a table stand machine, command, commit and date. With --check nothing is written, and the
 exit code is 1 if something would be.
 """
 
@@ -42,7 +42,7 @@ def show(field: str, value: object) -> str:
         return f"{value:,}"
     if "density" in field or "mass" in field:
         return f"{100 * value:.1f} %"
-    if "speedup" in field or "ratio" in field:
+    if any(word in field for word in ("speedup", "sooner", "ratio")):
         return f"{value:.1f}" if value >= 3 else f"{value:.2f}"
     return significant(value)
 

@@ -1,5 +1,5 @@
-# One command a job, on a fresh Debian 12 machine too: `make demo`, `make test`; `make help` lists the rest. Stamps under
-# build/ and .venv/ remember what is done, so a second run does only what changed.
+# One command a job, on a fresh Debian 12 machine too: `make demo`, `make test`; `make help` lists the rest. Stamps in
+# build/ and .venv/ remember what is done there, so a second run does only what changed.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -8,8 +8,8 @@ MAKEFLAGS += --no-print-directory
 
 # The interpreter that .venv is made from: Debian's own, where there is one.
 PYTHON ?= $(firstword $(wildcard /usr/bin/python3) python3)
-# pip arguments that bring PyTorch. A PyTorch already in .venv is kept, whatever its version; a smaller, CPU-only file:
-#   make demo TORCH='torch --index-url https://download.pytorch.org/whl/cpu'
+# pip arguments that bring PyTorch. A PyTorch already in .venv is kept, whatever its version. For the smaller, CPU-only wheel, give
+# PyTorch's own CPU index here too: TORCH='torch --index-url ...'.
 TORCH ?= torch==2.13.0
 JOBS ?= $(shell nproc)
 DEBIAN_PACKAGES := g++ cmake ninja-build nlohmann-json3-dev libgtest-dev clang-format python3-venv
@@ -26,7 +26,7 @@ help: ## List the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 20
 
 .PHONY: demo
-demo: build/installed ## A 32K-token document answered twice, densely and sparsely: times, answers, a picture
+demo: .venv/installed ## A 32K-token document answered twice, densely and sparsely: times, answers, a picture
 	@$(VENV)/minference demo
 
 .PHONY: test
@@ -39,19 +39,19 @@ test-cpp: build/tested-package
 	@ctest --test-dir $(BUILD) --output-on-failure --parallel $(JOBS)
 
 .PHONY: test-python
-test-python: build/installed
+test-python: .venv/installed
 	$(call say,"Python tests")
 	@$(VENV)/python -m pytest $(wildcard tests/python) tools
 
 .PHONY: lint
-lint: build/environment ## Formatting, layers, Python style
+lint: .venv/environment ## Formatting, layers, Python style
 	$(call say,"Lint")
 	@tools/format --check
 	@$(VENV)/ruff check --quiet .
 	@$(PYTHON) tools/check_layers.py
 
 .PHONY: format
-format: build/environment ## Rewrite the sources the way `make lint` wants them
+format: .venv/environment ## Rewrite the sources the way `make lint` wants them
 	@tools/format
 
 .PHONY: tidy
@@ -60,7 +60,7 @@ tidy: build/configured ## clang-tidy over the sources (minutes)
 	@git ls-files 'src/*.cc' | xargs -P $(JOBS) -n 1 clang-tidy --quiet -p $(BUILD)
 
 .PHONY: bench
-bench: build/installed ## Kernels against PyTorch's SDPA
+bench: .venv/installed ## Kernels against PyTorch's SDPA
 	@$(VENV)/minference bench
 
 .PHONY: cuda
@@ -99,7 +99,7 @@ build/debian-packages: Makefile
 	$(call say,"Virtual environment .venv")
 	@$(PYTHON) -m venv .venv
 
-build/environment: tools/requirements.txt | .venv/bin/python
+.venv/environment: tools/requirements.txt | .venv/bin/python
 	$(call say,"Python packages (PyTorch is the largest)")
 	@$(VENV)/python -c 'import torch' 2>/dev/null || $(PIP_INSTALL) $(TORCH)
 	@$(PIP_INSTALL) --requirement tools/requirements.txt && touch $@
@@ -109,12 +109,12 @@ build/configured: CMakeLists.txt CMakePresets.json | build/debian-packages
 	@cmake --preset release && touch $@
 
 # The library is built here, where its progress shows; pip then finds nothing to compile in the same folder.
-build/installed: build/configured build/environment $(SOURCES)
+.venv/installed: build/configured .venv/environment $(SOURCES)
 	$(call say,"Build libminference and install the package")
 	@cmake --build $(BUILD) --parallel $(JOBS) --target minference
 	@$(PIP_INSTALL) --quiet --no-deps --no-build-isolation --force-reinstall --config-settings build-dir=$(BUILD) \
 	  --config-settings cmake.define.MINFERENCE_TESTS=ON . && touch $@
 
-build/tested-package: build/installed
+build/tested-package: .venv/installed
 	$(call say,"Build the C++ tests")
 	@cmake --build $(BUILD) --parallel $(JOBS) && touch $@

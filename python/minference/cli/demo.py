@@ -8,7 +8,7 @@ from ..needle.prompts import TASKS
 from . import options
 
 _EXAMPLES = """  minference demo
-  minference demo --length 131072 --tasks kv_word         dense attention alone takes ten minutes here
+  minference demo --length 131072 --tasks kv_word         dense attention alone takes minutes
   minference demo --length 8192 --tasks single passkey kv_hex
   minference demo --attn a_shape                          a window loses the answer
 """

@@ -123,6 +123,16 @@ def arrays_of(query):
     raise TypeError(f"query must be a torch tensor or a NumPy array, got {type(query).__name__}")
 
 
+def is_traced():
+    """Whether torch records what happens now, or transforms it: no value may be looked at, no memory be kept."""
+    torch = sys.modules["torch"]
+    return (
+        torch.compiler.is_compiling()
+        or torch.jit.is_tracing()
+        or torch._C._functorch.peek_interpreter_stack() is not None
+    )
+
+
 def _require_four_dimensions(ndim, name, shape):
     if ndim != 4:
         raise ValueError(f"{name} must have 4 dimensions [batch, heads, length, head_dim], got {list(shape)}")

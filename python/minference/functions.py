@@ -12,17 +12,17 @@ from __future__ import annotations
 import sys
 
 from . import _calls, _library, patterns
-from ._arrays import arrays_of
+from ._arrays import arrays_of, is_traced
 
 _FALLBACKS = {"auto": _library.FALLBACK_AUTO, "off": _library.FALLBACK_OFF}
 
 
 def _is_traced(query):
-    """Whether a call must go through torch's dispatcher: it is compiled, or `query` has no memory of its own."""
+    """Whether a call must go through torch's dispatcher: it is traced, or `query` has no memory of its own."""
     torch = sys.modules.get("torch")
     if torch is None or not isinstance(query, torch.Tensor):
         return False
-    return torch.compiler.is_compiling() or type(query) is not torch.Tensor
+    return is_traced() or type(query) not in (torch.Tensor, torch.nn.Parameter)
 
 
 def _scale(softmax_scale):

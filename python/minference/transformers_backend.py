@@ -18,6 +18,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from . import _calls, _library, patterns
 from . import call_mask as call_masks
+from ._arrays import is_traced
 
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -74,7 +75,7 @@ class LayerPlan:
             and getattr(module, "is_causal", True)
             and not module.training
             and not dropout
-            and not (query.requires_grad and torch.is_grad_enabled())
+            and not (torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value)))
             and not any(_changes_attention(name, option) for name, option in options.items())
             and not getattr(module.config, "output_attentions", False)
         )
@@ -172,7 +173,7 @@ class Backend:
     def mask(self, *args, **kwargs):
         """transformers' mask interface."""
         make_previous = functools.partial(self._previous_mask, *args, **kwargs)
-        if not torch.compiler.is_compiling():
+        if not is_traced():
             call = call_masks.describe(make_previous, *args, **kwargs)
             if call is not None:
                 return call.as_tensor()

@@ -111,6 +111,19 @@ def test_gradients():
     assert_declined(make("llama", attn_implementation="spy"), run)
 
 
+@pytest.mark.parametrize("projection", ["k_proj", "v_proj"])
+def test_gradients_of_keys_or_values_alone(projection):
+    def run(model):
+        for parameter in model.parameters():
+            parameter.requires_grad_(False)
+            parameter.grad = None
+        weight = getattr(model.model.layers[0].self_attn, projection).weight.requires_grad_()
+        model(tokens(1, 100), labels=tokens(1, 100)).loss.backward()
+        return weight.grad.clone()
+
+    assert_declined(make("llama", attn_implementation="spy"), run)
+
+
 def test_training():
     def run(model):
         model.train()
@@ -171,6 +184,29 @@ def test_decoding_a_static_cache():
     assert len(calls) == len(decoding) == 6
     for (*_, mask), (*_, expected_mask) in zip(calls, decoding):
         assert torch.equal(mask, expected_mask)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_traced_and_transformed_models_run_the_previous_implementation():
+    model = make("llama", attn_implementation="sdpa")
+    expected, other = (forward(1, 100, seed)(model) for seed in (0, 1))
+    EVERYTHING(model)
+
+    class Logits(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = model
+
+        def forward(self, ids):
+            return self.model(ids, use_cache=False).logits
+
+    with torch.no_grad():
+        traced = torch.jit.trace(Logits(), tokens(1, 100))
+        assert torch.equal(traced(tokens(1, 100)), expected)
+        assert torch.equal(traced(tokens(1, 100, 1)), other)
+        batch = torch.stack([tokens(1, 100), tokens(1, 100, 1)])
+        mapped = torch.vmap(Logits())(batch)
+    torch.testing.assert_close(mapped, torch.stack([expected, other]), atol=1e-5, rtol=1e-5)
 
 
 def test_compiled_models_run_the_previous_implementation():

@@ -82,6 +82,24 @@ def test_export_sees_one_node(name, strict):
     torch.testing.assert_close(program.module()(*other), FUNCTIONS[name](*other), atol=0, rtol=0)
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_jit_trace_records_the_call(name):
+    arguments = inputs()
+    traced = torch.jit.trace(FUNCTIONS[name], arguments)
+    other = tuple(argument.flip(-1) for argument in arguments)
+    torch.testing.assert_close(traced(*other), FUNCTIONS[name](*other), atol=0, rtol=0)
+
+
+def test_parameters_are_ordinary_tensors():
+    query, key, value = inputs()
+    out, statistics = minference.prefill_attention(
+        torch.nn.Parameter(query), key, value, HEADS, fallback="off", return_statistics=True
+    )
+    expected = minference.prefill_attention(query, key, value, HEADS, fallback="off")
+    assert torch.equal(out, expected) and statistics.pairs > 0
+
+
 def test_operators_keep_their_promises():
     from minference import _torch_ops  # noqa: F401
 

@@ -3,15 +3,15 @@
 
     tools/readme_tables.py [--check]
 
-A table stands between two comments; the first names its file, and columns as `field="heading"`. A where clause,
-`field==value`, keeps only the rows that have this value:
+A table stands between two comments; the first names its file, and columns as `field="heading"`, or `field*1e-12="heading"` in
+another unit. A where clause, `field==value`, keeps only the rows that have this value, or with `field==max` the largest:
 
-    <!-- table attention_cpu.json kernel==amx length="tokens" ours_ms="ours, ms" -->
+    <!-- table attention_cpu.json kernel==amx length==max pattern="pairs" rate*1e-12="TFLOP/s" -->
     <!-- /table -->
 
-Figures are shown by their field's name: density and mass in percent, speedup, sooner and ratio with one decimal or two, other
-fractions with three significant digits. Under a table stand machine, command, commit and date. With --check nothing is written, and the
-exit code is 1 if something would be.
+Figures are shown by their field's name: density, mass and share in percent, ratio with three decimals, speedup and sooner with one or
+two, other fractions with three significant digits. Under a table stands what the file says of its origin: machine, command, commit and
+date. A table whose file is not there says so. With --check nothing is written, and the exit code is 1 if something would be.
 """
 
 from __future__ import annotations
@@ -40,32 +40,51 @@ def show(field: str, value: object) -> str:
         return str(value)
     if isinstance(value, int):
         return f"{value:,}"
-    if "density" in field or "mass" in field:
+    if any(word in field for word in ("density", "mass", "share")):
         return f"{100 * value:.1f} %"
-    if any(word in field for word in ("speedup", "sooner", "ratio")):
+    if "ratio" in field:
+        return f"{value:.3f}"
+    if "speedup" in field or "sooner" in field:
         return f"{value:.1f}" if value >= 3 else f"{value:.2f}"
     return significant(value)
+
+
+def cell(row: dict, column: str) -> str:
+    """What a row holds in a column, given as a field's name or as field*factor."""
+    field, _, factor = column.partition("*")
+    value = row.get(field)
+    return show(field, value * float(factor) if factor and value is not None else value)
+
+
+def origin(result: dict) -> str:
+    """Command, machine, commit and date, as far as the file has them."""
+    machine = result.get("machine", {})
+    parts = [
+        f"`{result['command']}`" if "command" in result else "",
+        ", ".join(f"{key} {value}" if key != "cpu" else str(value) for key, value in machine.items()),
+        f"medians of {result['interleaved_pairs']} interleaved runs" if "interleaved_pairs" in result else "",
+        f"commit {result['commit']}, {result['date']}" if "commit" in result else "",
+    ]
+    return " · ".join(filter(None, parts))
 
 
 def table(spec: str, folder: Path) -> str:
     """The Markdown table that a marker's words ask for, and the line under it."""
     name, *words = shlex.split(spec)
+    if not (folder / name).is_file():
+        return f"Not measured yet: there is no `bench/results/{name}`.\n"
     result = json.loads((folder / name).read_text(encoding="utf-8"))
-    wanted = dict(word.split("==", 1) for word in words if "==" in word)
+    # The C++ benchmarks' files hold tables of two kinds.
+    rows = result["rows"] if "rows" in result else result["rates"]
     columns = [word.split("=", 1) for word in words if "==" not in word]
-    rows = [
-        row for row in result["rows"] if all(str(row.get(field)) == value for field, value in wanted.items())
-    ]
-    if not rows:
-        raise SystemExit(f"{name}: no row has {wanted}")
+    for field, wanted in (word.split("==", 1) for word in words if "==" in word):
+        value = str(max(row[field] for row in rows)) if wanted == "max" else wanted
+        rows = [row for row in rows if str(row.get(field)) == value]
+        if not rows:
+            raise SystemExit(f"{name}: no row has {field} {wanted}")
     lines = ["| " + " | ".join(heading for _, heading in columns) + " |", "|" + " ---: |" * len(columns)]
-    lines += ["| " + " | ".join(show(field, row.get(field)) for field, _ in columns) + " |" for row in rows]
-    machine = result["machine"]
-    shown = ", ".join(f"{key} {value}" if key != "cpu" else str(value) for key, value in machine.items())
-    return (
-        "\n".join(lines)
-        + f"\n\n`{result['command']}` · {shown} · commit {result['commit']}, {result['date']}\n"
-    )
+    lines += ["| " + " | ".join(cell(row, column) for column, _ in columns) + " |" for row in rows]
+    return "\n".join(lines) + f"\n\n{origin(result)}\n"
 
 
 def fill(text: str, folder: Path) -> str:

@@ -44,10 +44,37 @@ def test_figures():
     assert readme_tables.show("ours_ms", 0.0) == "0"
     assert readme_tables.show("ours_ms", 99.96) == "100"
     assert readme_tables.show("speedup", 1.2345) == "1.23"
+    assert readme_tables.show("rate_ratio", 1.2345) == "1.234"
+    assert readme_tables.show("share", 0.876) == "87.6 %"
     assert readme_tables.show("kept_mass", 1.0) == "100.0 %"
     assert readme_tables.show("kept_mass", None) == "–"
 
 
+def test_rates_of_the_c_plus_plus_benchmarks(tmp_path):
+    rows = [
+        {"kernel": "amx", "length": length, "rate": 1.234e12, "share": 0.7, "speedup": 1.5} for length in (64, 128)
+    ]
+    del rows[1]["speedup"]
+    (tmp_path / "r.json").write_text(json.dumps({"interleaved_pairs": 9, "rates": rows, "costs": [{}]}))
+    marker = '<!-- table r.json length==max kernel="kernel" rate*1e-12="TFLOP/s" share="share" speedup="two" -->'
+    filled = readme_tables.fill(f"{marker}\n<!-- /table -->\n", tmp_path)
+    assert filled.splitlines()[1:] == [
+        "| kernel | TFLOP/s | share | two |",
+        "| ---: | ---: | ---: | ---: |",
+        "| amx | 1.23 | 70.0 % | – |",
+        "",
+        "medians of 9 interleaved runs",
+        "<!-- /table -->",
+    ]
+
+
+def test_missing_file_leaves_an_honest_line(tmp_path):
+    filled = readme_tables.fill(README, tmp_path)
+    assert "Not measured yet: there is no `bench/results/r.json`." in filled and "stale" not in filled
+    assert readme_tables.fill(filled, tmp_path) == filled
+
+
 def test_readme_is_current():
     text = (readme_tables.ROOT / "README.md").read_text()
+    assert readme_tables.TABLE.search(text)
     assert readme_tables.fill(text, readme_tables.ROOT / "bench" / "results") == text

@@ -72,7 +72,7 @@ def table(spec: str, folder: Path) -> str:
     """The Markdown table that a marker's words ask for, and the line under it."""
     name, *words = shlex.split(spec)
     if not (folder / name).is_file():
-        return f"Not measured yet: there is no `bench/results/{name}`.\n"
+        return f"Not measured yet: there is no `{name}` among the results.\n"
     result = json.loads((folder / name).read_text(encoding="utf-8"))
     # The C++ benchmarks' files hold tables of two kinds.
     rows = result["rows"] if "rows" in result else result["rates"]

@@ -70,7 +70,7 @@ def test_rates_of_the_c_plus_plus_benchmarks(tmp_path):
 
 def test_missing_file_leaves_an_honest_line(tmp_path):
     filled = readme_tables.fill(README, tmp_path)
-    assert "Not measured yet: there is no `bench/results/r.json`." in filled and "stale" not in filled
+    assert "Not measured yet: there is no `r.json` among the results." in filled and "stale" not in filled
     assert readme_tables.fill(filled, tmp_path) == filled
 
 

@@ -7,8 +7,12 @@
 #include <algorithm>
 #include <condition_variable>
 #include <mutex>
+#include <numeric>
+#include <system_error>
 #include <thread>
 #include <utility>
+
+#include "base/error.h"
 
 namespace minference::base {
 namespace {
@@ -39,6 +43,15 @@ class HostExecutor final : public Executor {
 // The workers' side of the pool, shared with them so that a forked child can abandon it with its dead
 // threads.
 struct Crew {
+  ~Crew() {
+    {
+      std::lock_guard lock(mutex);
+      stop = true;
+    }
+    wake.notify_all();
+    for (auto& thread : threads) thread.join();
+  }
+
   std::mutex mutex;
   std::condition_variable wake, finished;
   Executor::Task task{};
@@ -65,29 +78,23 @@ void work(Crew& crew, int worker) {
   }
 }
 
-void pin(std::thread& thread, int cpu) {
+// A CPU taken away from the process since leaves the thread where it is.
+void run_on(std::thread& thread, const std::vector<int>& cpus) {
   cpu_set_t set;
   CPU_ZERO(&set);
-  CPU_SET(cpu, &set);
+  for (const int cpu : cpus) CPU_SET(cpu, &set);
   pthread_setaffinity_np(thread.native_handle(), sizeof set, &set);
 }
 
 class ThreadPool final : public Executor {
  public:
-  ThreadPool(int num_workers, std::vector<int> cpus) : num_workers_(num_workers), cpus_(std::move(cpus)) {}
+  ThreadPool(int num_workers, std::vector<int> cpus)
+      : num_workers_(num_workers),
+        pinned_(!cpus.empty()),
+        cpus_(pinned_ ? std::move(cpus) : allowed_cpus()) {}
 
   ~ThreadPool() override {
-    if (!crew_) return;
-    if (owner_ != getpid()) {
-      static_cast<void>(crew_.release());
-      return;
-    }
-    {
-      std::lock_guard lock(crew_->mutex);
-      crew_->stop = true;
-    }
-    crew_->wake.notify_all();
-    for (auto& thread : crew_->threads) thread.join();
+    if (owner_ != getpid()) static_cast<void>(crew_.release());
   }
 
   int num_workers() const noexcept override { return num_workers_; }
@@ -113,15 +120,24 @@ class ThreadPool final : public Executor {
     if (crew_ && owner_ == getpid()) return;
     // After fork() the old crew's threads do not exist here and its mutex may be held: it can only be leaked.
     static_cast<void>(crew_.release());
-    crew_ = std::make_unique<Crew>();
-    owner_ = getpid();
+    auto crew = std::make_unique<Crew>();
+    crew->threads.reserve(static_cast<std::size_t>(num_workers_ - 1));
     for (int worker = 1; worker < num_workers_; ++worker) {
-      crew_->threads.emplace_back(work, std::ref(*crew_), worker);
-      if (!cpus_.empty()) pin(crew_->threads.back(), cpus_[static_cast<std::size_t>(worker) % cpus_.size()]);
+      try {
+        crew->threads.emplace_back(work, std::ref(*crew), worker);
+      } catch (const std::system_error&) {
+        refuse("threads", "must all start, " + std::to_string(num_workers_ - 1) + " beside the caller's",
+               worker - 1, ErrorCode::out_of_memory);
+      }
+      run_on(crew->threads.back(),
+             pinned_ ? std::vector{cpus_[static_cast<std::size_t>(worker) % cpus_.size()]} : cpus_);
     }
+    crew_ = std::move(crew);
+    owner_ = getpid();
   }
 
   int num_workers_;
+  bool pinned_;  // each worker to one of cpus_; otherwise every worker may use all of them
   std::vector<int> cpus_;
   std::unique_ptr<Crew> crew_;
   pid_t owner_ = 0;
@@ -137,10 +153,17 @@ std::unique_ptr<Executor> make_thread_pool(int num_workers, std::vector<int> cpu
   return std::make_unique<ThreadPool>(num_workers, std::move(cpus));
 }
 
-int allowed_cpu_count() {
+std::vector<int> allowed_cpus() {
   cpu_set_t set;
-  if (sched_getaffinity(0, sizeof set, &set) == 0) return std::max(1, CPU_COUNT(&set));
-  return std::max(1u, std::thread::hardware_concurrency());
+  if (sched_getaffinity(getpid(), sizeof set, &set) != 0) {
+    std::vector<int> all(std::clamp<std::size_t>(std::thread::hardware_concurrency(), 1, CPU_SETSIZE));
+    std::iota(all.begin(), all.end(), 0);
+    return all;
+  }
+  std::vector<int> cpus;
+  for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu)
+    if (CPU_ISSET(cpu, &set)) cpus.push_back(cpu);
+  return cpus;
 }
 
 }  // namespace minference::base

@@ -20,6 +20,7 @@ class Executor {
 
   virtual ~Executor() = default;
   virtual int num_workers() const noexcept = 0;
+  // Throws Error(out_of_memory) when threads cannot be started, before any call of the task.
   virtual void run(Task task) = 0;
 
   // body(index, worker) for every index in [0, count), in order of claiming: put the longest work first.
@@ -69,11 +70,13 @@ using HostParallelFor = void (*)(void* state, std::int64_t num_tasks,
 
 std::unique_ptr<Executor> make_host_executor(int num_workers, HostParallelFor parallel_for, void* state);
 
-// A pool of threads that sleep between loops. `cpus` pins worker i to cpus[i % size] when not empty.
+// A pool of threads that sleep between loops and start at the first one. `cpus` pins worker i to cpus[i % size]
+// when not empty; otherwise workers may use what allowed_cpus() is now, whatever the calling thread is bound to.
 // The pool survives fork(): the child starts threads of its own at its first loop.
 std::unique_ptr<Executor> make_thread_pool(int num_workers, std::vector<int> cpus = {});
 
-// The number of CPUs this process may use (its affinity mask).
-int allowed_cpu_count();
+// The CPUs this process may use, ascending: those of its main thread, since a thread that OpenMP or an engine
+// has bound tells only where it runs itself.
+std::vector<int> allowed_cpus();
 
 }  // namespace minference::base

@@ -1,7 +1,7 @@
 #include "capi/context.h"
 
-#include <sched.h>
-
+#include <algorithm>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -15,12 +15,17 @@ namespace {
 constexpr int kMaxThreads = 4096;
 
 std::vector<int> checked_cpus(const minference_context_options& options) {
-  base::require(options.num_cpus >= 0, "options.num_cpus", "must be >= 0", options.num_cpus);
+  base::require(options.num_cpus >= 0 && options.num_cpus <= kMaxThreads, "options.num_cpus",
+                "must be from 0 to 4096", options.num_cpus);
   if (options.num_cpus == 0) return {};
   not_null(options.cpus, "options.cpus");
+  base::require(!options.parallel_for, "options.cpus", "must be empty when parallel_for brings the threads",
+                std::to_string(options.num_cpus) + " CPUs");
+  const std::vector<int> allowed = base::allowed_cpus();
   std::vector<int> cpus(options.cpus, options.cpus + options.num_cpus);
-  for (int cpu : cpus)
-    base::require(cpu >= 0 && cpu < CPU_SETSIZE, "options.cpus", "must be CPU numbers from 0 to 1023", cpu);
+  for (const int cpu : cpus)
+    base::require(std::binary_search(allowed.begin(), allowed.end(), cpu), "options.cpus",
+                  "must be CPUs that this process may use", cpu);
   return cpus;
 }
 
@@ -30,7 +35,7 @@ std::unique_ptr<base::Executor> make_executor(const minference_context_options& 
   const std::vector<int> cpus = checked_cpus(options);
   const int threads = options.num_threads > 0 ? options.num_threads
                       : !cpus.empty()         ? options.num_cpus
-                                              : base::allowed_cpu_count();
+                                              : static_cast<int>(base::allowed_cpus().size());
   if (options.parallel_for)
     return base::make_host_executor(threads, options.parallel_for, options.parallel_for_state);
   return base::make_thread_pool(threads, cpus);

@@ -66,7 +66,8 @@ class Worker {
 
   void attend_tile(const Place& place, const sparse::KeyTile& tile, const sparse::KeyTile* next);
   void attend_columns(const Place& place);
-  bool attend_prepared_columns(const Place& place, std::int64_t chunk, std::span<const std::int32_t> columns);
+  bool attend_prepared_columns(const Place& place, std::int64_t chunk, std::int32_t last_column,
+                               std::span<const std::int32_t> columns);
   void attend_gathered_columns(const Place& place, std::span<const std::int32_t> columns);
   template <class KeyAt>
   void gather_keys(const Place& place, int count, KeyAt key_at);
@@ -168,7 +169,7 @@ void Worker::attend_columns(const Place& place) {
     const std::size_t last = std::min<std::size_t>((chunk + 1) * kTileKeys, all.size()) - 1;
     std::size_t count = std::min<std::size_t>(columns.size(), kTileKeys);
     while (count > 0 && columns[count - 1] > all[last]) --count;
-    if (!attend_prepared_columns(place, chunk, columns.first(count))) {
+    if (!attend_prepared_columns(place, chunk, all[last], columns.first(count))) {
       for (const std::int32_t column : columns.first(count)) {
         gathered[num_gathered++] = column;
         if (num_gathered == kTileKeys) attend_gathered_columns(place, gathered);
@@ -180,13 +181,16 @@ void Worker::attend_columns(const Place& place) {
   if (num_gathered > 0) attend_gathered_columns(place, std::span(gathered).first(num_gathered));
 }
 
-bool Worker::attend_prepared_columns(const Place& place, std::int64_t chunk,
+// `columns`: those of the chunk that lie in no tile.
+bool Worker::attend_prepared_columns(const Place& place, std::int64_t chunk, std::int32_t last_column,
                                      std::span<const std::int32_t> columns) {
   // Below this the products wasted on columns in tiles cost more than gathering the others.
   constexpr std::size_t kMinColumns = kTileKeys - 8;
   const KeyValueOperands prepared = place.prepared.columns_of(place.head, chunk);
   if (!prepared.key || columns.size() < kMinColumns) return false;
-  if (keys_.columns_masked && columns.back() > place.first_position) return false;
+  // The chunk's other columns are multiplied too, by zeros, which a value that is not finite survives: all must
+  // be keys that every row of the slice attends to, here or in a tile.
+  if (place.call.index->causal && last_column > place.first_position) return false;
   KeyValueTile operands{.key = prepared.key,
                         .key_pitch = prepared.key_pitch,
                         .value = prepared.value,

@@ -84,6 +84,26 @@ TEST(Prefill, PackedSequencesDoNotSeeEachOther) {
         << r;
 }
 
+TEST(Prefill, EmptySequencesLieAnywhere) {
+  Layer layer({.batch = 1, .query_heads = 2, .kv_heads = 1, .q_len = 90, .kv_len = 90, .head_dim = 64});
+  std::vector<minference_sequence> packed, without_empty;
+  for (std::int64_t i = 0; i < 17; ++i) {
+    // The empty ones begin where their neighbours do, or inside their rows.
+    if (i % 2 == 0)
+      packed.push_back({0, 10 * (i / 2), 10, 10 * (i / 2), 10});
+    else
+      packed.push_back({0, 10 * (i / 2) + (i % 3) * 4, 0, 0, i % 5});
+    if (i % 2 == 0) without_empty.push_back(packed.back());
+  }
+  layer.set_sequences(packed);
+  const auto result = run(layer);
+  ASSERT_EQ(result.status, MINFERENCE_OK) << minference_last_error();
+  layer.set_sequences(without_empty);
+  const auto expected = run(layer);
+  EXPECT_EQ(result.out, expected.out);
+  EXPECT_EQ(result.lse, expected.lse);
+}
+
 TEST(Prefill, MoreBudgetNeverLosesMass) {
   Layer layer({.batch = 1, .query_heads = 4, .kv_heads = 2, .q_len = 600, .kv_len = 700, .head_dim = 64});
   layer.args.fallback = MINFERENCE_FALLBACK_OFF;

@@ -52,9 +52,11 @@ std::vector<minference_sequence> checked_sequences(const minference_prefill_args
   return sequences;
 }
 
+// Those that have rows; one without any lies in no other's way.
 std::vector<std::size_t> in_row_order(const std::vector<minference_sequence>& sequences) {
-  std::vector<std::size_t> order(sequences.size());
-  for (std::size_t i = 0; i < order.size(); ++i) order[i] = i;
+  std::vector<std::size_t> order;
+  for (std::size_t i = 0; i < sequences.size(); ++i)
+    if (sequences[i].q_len > 0) order.push_back(i);
   const auto key = [&](std::size_t i) { return std::pair(sequences[i].batch, sequences[i].q_begin); };
   std::sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) { return key(a) < key(b); });
   for (std::size_t i = 1; i < order.size(); ++i) {
@@ -111,7 +113,7 @@ void run_prefill(const ContextLease& context, const minference_prefill_args& arg
   const float softmax_scale = checked_softmax_scale(args.softmax_scale, layer.head_dim);
   const auto fallback = checked_fallback(args.fallback);
   const auto sequences = checked_sequences(args, layer);
-  clear_padding(layer, sequences, in_row_order(sequences));
+  const auto order = in_row_order(sequences);
 
   prefill::Statistics total;
   for (std::size_t i = 0; i < sequences.size(); ++i) {
@@ -135,6 +137,7 @@ void run_prefill(const ContextLease& context, const minference_prefill_args& arg
                            row_values(layer.lse, s.batch, s.q_begin), context.isa(), context.executor(),
                            total);
   }
+  clear_padding(layer, sequences, order);
   if (!statistics) return;
   statistics->seconds_estimate = total.seconds_estimate;
   statistics->seconds_select = total.seconds_select;

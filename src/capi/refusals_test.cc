@@ -5,6 +5,7 @@
 #include <string>
 #include <thread>
 
+#include "base/executor.h"
 #include "capi/testing.h"
 
 namespace minference::capi {
@@ -53,7 +54,9 @@ TEST(Refusals, PrefillNamesArgumentRuleAndValue) {
       {[](auto& a) { a.value.shape[2] = 63; }, MINFERENCE_INVALID_ARGUMENT,
        "value.shape[2] must be 64, got 63"},
       {[](auto& a) { a.out.stride[2] = 0; }, MINFERENCE_INVALID_ARGUMENT,
-       "out.stride[2] must be >= 1, got 0"},
+       "out.stride[2] must be >= shape[3]: rows must not overlap, got 0"},
+      {[](auto& a) { a.out.stride[1] = 63; }, MINFERENCE_INVALID_ARGUMENT,
+       "out.stride[1] must be >= shape[3]: rows must not overlap, got 63"},
       {[](auto& a) { a.out.shape[0] = 2; }, MINFERENCE_INVALID_ARGUMENT, "out.shape[0] must be 1, got 2"},
       {[](auto& a) { a.lse.dtype = MINFERENCE_BF16; }, MINFERENCE_INVALID_ARGUMENT,
        "lse.dtype must be 1, got 3"},
@@ -99,6 +102,21 @@ TEST(Refusals, UnknownIsaAndBadThreads) {
                "isa must be one of portable, avx2, avx512, avx512bf16, amx, got sse9");
   options = {.struct_size = sizeof options, .num_threads = -1};
   EXPECT_EQ(minference_context_create(&options, &made), MINFERENCE_INVALID_ARGUMENT);
+
+  const std::int32_t nowhere[] = {-1}, first[] = {base::allowed_cpus().front()};
+  options = {.struct_size = sizeof options, .num_cpus = 1, .cpus = nowhere};
+  EXPECT_EQ(minference_context_create(&options, &made), MINFERENCE_INVALID_ARGUMENT);
+  EXPECT_STREQ(minference_last_error(), "options.cpus must be CPUs that this process may use, got -1");
+  options = {.struct_size = sizeof options,
+             .num_cpus = 1,
+             .cpus = first,
+             .parallel_for = [](void*, int64_t, void (*)(void*, int64_t), void*) {}};
+  EXPECT_EQ(minference_context_create(&options, &made), MINFERENCE_INVALID_ARGUMENT);
+  EXPECT_STREQ(minference_last_error(),
+               "options.cpus must be empty when parallel_for brings the threads, got 1 CPUs");
+  options = {.struct_size = sizeof options, .num_cpus = 4097, .cpus = first};
+  EXPECT_EQ(minference_context_create(&options, &made), MINFERENCE_INVALID_ARGUMENT);
+  EXPECT_STREQ(minference_last_error(), "options.num_cpus must be from 0 to 4096, got 4097");
   EXPECT_EQ(made, nullptr);
   EXPECT_EQ(minference_kernel_name("attention", nullptr, 7, 64), nullptr);
 }

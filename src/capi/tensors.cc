@@ -51,9 +51,8 @@ void check_strides(const minference_tensor& tensor, const std::string& name, boo
     if (i == 3)
       base::require(stride == 1, at(name, "stride", i), "must be 1 (the last dimension is contiguous)",
                     stride);
-    base::require(stride >= (written ? 1 : 0), at(name, "stride", i),
-                  written ? "must be >= 1" : "must be >= 0", stride);
-    if (i == 2 && written)
+    base::require(stride >= 0, at(name, "stride", i), "must be >= 0", stride);
+    if (written && i < 3)
       base::require(stride >= tensor.shape[3], at(name, "stride", i),
                     "must be >= shape[3]: rows must not overlap", stride);
     base::require(stride <= (limit - extent) / (size - 1), at(name, "stride", i),

@@ -8,9 +8,11 @@
  *   - Handles are owned by the caller; destroying NULL is legal. Pattern sets and indices are immutable and may be shared
  *     by threads. A context runs one call at a time: a second one, from any thread, gets MINFERENCE_BUSY. Use one context
  *     a thread.
- *   - Every struct begins with struct_size, which the caller sets to sizeof: later versions append fields only.
- *     Zero in every other field is its default unless a comment says otherwise.
- *   - The library never prints, exits, or changes global state.
+ *   - Structs begin with struct_size, which the caller sets to sizeof: later versions append fields only. Those that come
+ *     in arrays or inside others, minference_tensor, minference_sequence and minference_head_pattern, have none and never
+ *     change. Zero in every other field is its default unless a comment says otherwise.
+ *   - The library never prints, exits, or changes global state, with one exception: where the CPU has AMX, the process asks
+ *     Linux once for permission to use the tile registers.
  *
  * Words: B batch, Hq query heads, Hkv key/value heads (Hq % Hkv == 0; query head h reads head h / (Hq / Hkv)), D head_dim.
  * Positions: query row i of a sequence stands at key position kv_len - q_len + i (bottom-right aligned).
@@ -87,9 +89,11 @@ typedef void (*minference_parallel_for)(void* state, int64_t num_tasks,
 
 typedef struct minference_context_options {
   size_t struct_size;
-  int32_t num_threads; /* 0: as many as CPUs this process may use */
-  int32_t num_cpus;    /* 0: threads are not pinned */
-  /* [num_cpus]: thread i runs on cpus[i % num_cpus]; thread 0 is the caller's and stays. */
+  int32_t num_threads; /* 0: num_cpus, or as many as CPUs this process may use; at most 4096 */
+  int32_t
+      num_cpus; /* 0: threads may run on every CPU this process may use, whatever the caller's is bound to */
+  /* [num_cpus]: thread i runs on cpus[i % num_cpus]; thread 0 is the caller's and stays. CPUs that this process may use:
+   * those of its main thread. Not together with parallel_for. */
   const int32_t* cpus;
   /* NULL or "": environment variable MINFERENCE_ISA, else the best here; otherwise one of "portable", "avx2", "avx512",
    * "avx512bf16", "amx". */
@@ -177,8 +181,9 @@ typedef enum minference_fallback {
 typedef struct minference_statistics {
   size_t struct_size;
   double seconds_estimate, seconds_select, seconds_index, seconds_attend;
-  int64_t pairs;          /* computed pairs of the index contract, each once, over sequences and heads */
-  int64_t all_pairs;      /* causal pairs of the same rows; density = pairs / all_pairs */
+  int64_t pairs; /* computed pairs of the index contract, each once, over sequences and heads */
+  int64_t
+      all_pairs; /* of the same rows, causal ones unless non_causal; density = pairs / all_pairs, 1 of none */
   double* head_density;   /* [num_sequences, Hq] */
   int32_t* head_fallback; /* [num_sequences, Hq]: 1 where the head ran densely by fallback */
 } minference_statistics;
@@ -199,7 +204,8 @@ typedef struct minference_prefill_args {
 } minference_prefill_args;
 
 /* estimate -> select -> index -> attend for all heads of one layer. Rows in no sequence get out = 0 and lse = -inf.
- * `statistics` may be NULL. */
+ * `statistics` may be NULL. Sequences are computed one after the other: OUT_OF_MEMORY in the middle of a batch leaves the
+ * rows of those before written, and nothing else. */
 MINFERENCE_API minference_status minference_prefill(minference_context* context,
                                                     const minference_prefill_args* args,
                                                     minference_statistics* statistics);
@@ -207,7 +213,7 @@ MINFERENCE_API minference_status minference_prefill(minference_context* context,
 /* ---- The steps, one by one (one sequence, batch 1) ------------------------------------------------------------------ */
 
 /* With L = min(64, q_len) and A the causal softmax of the last L rows: column_sums[h, k] = sum_i A[i, k] and
- * diagonal_sums[h, o] = sum_i A[i, position_i - o]. Both [1, Hq, 1, kv_len] f32. */
+ * diagonal_sums[h, o] = sum_i A[i, position_i - o]. Both [1, Hq, 1, kv_len] f32, with one stride[1] >= kv_len. */
 typedef struct minference_estimate_args {
   size_t struct_size;
   minference_tensor query; /* [1, Hq, q_len, D] */
@@ -284,7 +290,7 @@ typedef struct minference_index_head {
   const int32_t* key_blocks;
   int64_t num_key_blocks;
   int64_t last_dense_rows;
-  int64_t pairs, all_pairs; /* density = pairs / all_pairs */
+  int64_t pairs, all_pairs; /* as in minference_statistics, of this head */
   int64_t memory_bytes;
 } minference_index_head;
 MINFERENCE_API int64_t minference_index_num_heads(const minference_index* index);

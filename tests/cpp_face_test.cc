@@ -174,6 +174,29 @@ TEST(CppFace, PatternsGoThroughJsonAndFiles) {
             minference::Status::invalid_argument);
 }
 
+TEST(CppFace, MovedFromContextIsRefused) {
+  minference::Context context({.num_threads = 1});
+  const minference::Context taken = std::move(context);
+  EXPECT_NE(taken.isa(), "");
+  EXPECT_EQ(context.isa(), "");
+  EXPECT_EQ(context.num_threads(), 0);
+  const Layer layer;
+  EXPECT_EQ(status_of([&] { estimate(context, layer.query_view(), layer.key_view()); }),
+            minference::Status::invalid_argument);
+}
+
+TEST(CppFace, DensityOfNoPairsIsOne) {
+  const minference::TensorView nothing(nullptr, minference::DType::f32, {1, 2, 0, 64});
+  minference::Context context({.num_threads = 1});
+  const std::vector<minference::HeadPattern> heads(2, minference::a_shape(4, 4));
+  const minference::MutableTensorView out(nullptr, minference::DType::f32, {1, 2, 0, 64});
+  const auto statistics = prefill(context, nothing, nothing, nothing, out, heads);
+  EXPECT_EQ(statistics.density(), 1.0);
+  EXPECT_EQ(statistics.head_density, (std::vector<double>{1.0, 1.0}));
+  EXPECT_EQ(statistics.head_fallback, (std::vector<std::int32_t>{0, 0}));
+  EXPECT_EQ(minference::Index::create(context, nothing, nothing, heads).head(0).density(), 1.0);
+}
+
 TEST(CppFace, RefusalsNameTheArgument) {
   minference::Context context;
   Layer layer;
@@ -192,6 +215,9 @@ TEST(CppFace, RefusalsNameTheArgument) {
             minference::Status::invalid_argument);
   EXPECT_EQ(status_of([] { minference::Context({.isa = "mmx"}); }), minference::Status::invalid_argument);
   EXPECT_EQ(status_of([] { minference::kernel_name("cook", minference::DType::f32, 64); }),
+            minference::Status::invalid_argument);
+  const minference::TensorView negative(layer.query.data(), minference::DType::f32, {1, -2, kQLen, kDim});
+  EXPECT_EQ(status_of([&] { estimate(context, negative, layer.key_view()); }),
             minference::Status::invalid_argument);
   EXPECT_NE(minference::kernel_name("attention", minference::DType::bf16, 128), "");
   EXPECT_EQ(minference::version(), MINFERENCE_VERSION);

@@ -90,10 +90,9 @@ typedef void (*minference_parallel_for)(void* state, int64_t num_tasks,
 typedef struct minference_context_options {
   size_t struct_size;
   int32_t num_threads; /* 0: num_cpus, or as many as CPUs this process may use; at most 4096 */
-  int32_t
-      num_cpus; /* 0: threads may run on every CPU this process may use, whatever the caller's is bound to */
-  /* [num_cpus]: thread i runs on cpus[i % num_cpus]; thread 0 is the caller's and stays. CPUs that this process may use:
-   * those of its main thread. Not together with parallel_for. */
+  int32_t num_cpus;    /* 0: the pool's threads may run on every CPU that this process may use */
+  /* [num_cpus]: thread i runs on cpus[i % num_cpus]; thread 0 is the caller's and stays. All must be CPUs that this
+   * process may use, which are those of its main thread. Not together with parallel_for. */
   const int32_t* cpus;
   /* NULL or "": environment variable MINFERENCE_ISA, else the best here; otherwise one of "portable", "avx2", "avx512",
    * "avx512bf16", "amx". */
@@ -224,14 +223,15 @@ typedef struct minference_estimate_args {
 MINFERENCE_API minference_status minference_estimate(minference_context* context,
                                                      const minference_estimate_args* args);
 
-/* Sums -> members, ascending and unique. Heads must be vertical-slash or adaptive. Counts are always written; with
- * capacity too small for some head, nothing else is and the call fails with INVALID_ARGUMENT. */
+/* Sums -> members, ascending and unique. Heads must be vertical-slash or adaptive; adaptive ones weigh columns by what the
+ * context's attention kernel for f32 and head_dim 128 pays for them. Counts are always written; with capacity too small
+ * for some head, nothing else is and the call fails with INVALID_ARGUMENT. */
 typedef struct minference_select_args {
   size_t struct_size;
   minference_tensor column_sums, diagonal_sums; /* [1, Hq, 1, kv_len] f32 */
   const minference_head_pattern* heads;         /* [Hq] */
   int64_t num_heads;
-  int32_t* columns; /* [Hq, column_capacity] */
+  int32_t* columns; /* [Hq, column_capacity]; NULL with capacity 0, as `offsets`: asks for the counts */
   int64_t column_capacity;
   int64_t* column_counts; /* [Hq] */
   int32_t* offsets;       /* [Hq, offset_capacity] */

@@ -9,6 +9,7 @@
 #include <minference/minference.h>
 
 #include <array>
+#include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -48,6 +49,16 @@ namespace detail {
 
 inline void check(minference_status status) {
   if (status != MINFERENCE_OK) throw Error(static_cast<Status>(status), minference_last_error());
+}
+
+// 1 where there is no pair to leave out.
+inline double density(std::int64_t pairs, std::int64_t all_pairs) {
+  return all_pairs > 0 ? static_cast<double>(pairs) / static_cast<double>(all_pairs) : 1;
+}
+
+// Elements to make room for before the library has seen the extents; it refuses negative ones by name.
+inline std::size_t room(std::int64_t a, std::int64_t b) {
+  return a > 0 && b > 0 ? static_cast<std::size_t>(a) * static_cast<std::size_t>(b) : 0;
 }
 
 template <auto destroy>
@@ -118,14 +129,15 @@ class BasicTensorView {
       std::is_convertible_v<decltype(std::ranges::data(std::declval<Range&>())), Data*>
       BasicTensorView(Range&& values, Extents shape)
       : BasicTensorView(std::ranges::data(values), dtype_of<std::ranges::range_value_t<Range>>(), shape) {
-    const auto count = static_cast<std::size_t>(shape[0] * shape[1] * shape[2] * shape[3]);
-    if (std::ranges::size(values) != count)
+    const std::int64_t count = shape[0] * shape[1] * shape[2] * shape[3];
+    if (std::cmp_not_equal(std::ranges::size(values), count))
       throw Error(Status::invalid_argument, "values.size() must be the shape's " + std::to_string(count) +
                                                 ", got " + std::to_string(std::ranges::size(values)));
   }
 
-  // What may be written may be read.
-  BasicTensorView(const BasicTensorView<void>& other) requires std::is_const_v<Data> : tensor_(other.c()) {}
+  // What may be written may be read. A template, lest it be the copy constructor of MutableTensorView.
+  template <std::same_as<void> Other>
+  BasicTensorView(const BasicTensorView<Other>& other) requires std::is_const_v<Data> : tensor_(other.c()) {}
 
   // [B, length, H, D] memory, as many engines keep it, seen as [B, H, length, D].
   static BasicTensorView length_first(Data* data, DType dtype, Extents shape) {
@@ -157,7 +169,7 @@ struct ContextOptions {
 };
 
 // Threads and instruction set. One call at a time: a second one, from any thread, throws Status::busy. Moves,
-// never copies.
+// never copies; one that was moved from has no threads, isa() "", and calls refuse it.
 class Context {
  public:
   explicit Context(const ContextOptions& options = {}) {
@@ -178,7 +190,7 @@ class Context {
   }
 
   std::int32_t num_threads() const { return minference_context_num_threads(c()); }
-  std::string_view isa() const { return minference_context_isa(c()); }
+  std::string_view isa() const { return c() ? minference_context_isa(c()) : std::string_view(); }
   minference_context* c() const noexcept { return handle_.get(); }
 
  private:
@@ -186,6 +198,7 @@ class Context {
 };
 
 // The kernel that `step` ("attention" or "estimate") picks, such as "avx512bf16"; `isa` as in ContextOptions.
+// Every refusal is Status::invalid_argument.
 inline std::string_view kernel_name(const char* step, DType dtype, std::int64_t head_dim,
                                     const char* isa = nullptr) {
   const char* name = minference_kernel_name(step, isa, static_cast<std::int32_t>(dtype), head_dim);
@@ -315,13 +328,12 @@ enum class Fallback : std::int32_t {
 struct Statistics {
   double seconds_estimate = 0, seconds_select = 0, seconds_index = 0, seconds_attend = 0;
   std::int64_t pairs = 0;                   // computed pairs, each once, over sequences and heads
-  std::int64_t all_pairs = 0;               // causal pairs of the same rows
+  std::int64_t all_pairs = 0;               // of the same rows, causal ones when causal
   std::vector<double> head_density;         // [num_sequences, Hq]
   std::vector<std::int32_t> head_fallback;  // [num_sequences, Hq]: 1 where the head ran densely by fallback
 
-  double density() const {
-    return all_pairs > 0 ? static_cast<double>(pairs) / static_cast<double>(all_pairs) : 0;
-  }
+  // 1 where there is no pair.
+  double density() const { return detail::density(pairs, all_pairs); }
 };
 
 struct PrefillOptions {
@@ -347,7 +359,7 @@ inline Statistics prefill(Context& context, TensorView query, TensorView key, Te
   const std::int64_t num_sequences =
       whole ? query.c().shape[0] : static_cast<std::int64_t>(options.sequences.size());
   Statistics result;
-  result.head_density.resize(static_cast<std::size_t>(num_sequences) * heads.size());
+  result.head_density.resize(detail::room(num_sequences, static_cast<std::int64_t>(heads.size())));
   result.head_fallback.resize(result.head_density.size());
   const minference_prefill_args args{.struct_size = sizeof args,
                                      .query = query.c(),
@@ -392,15 +404,15 @@ inline Estimate estimate(Context& context, TensorView query, TensorView key, flo
   result.num_heads = query.c().shape[1];
   result.kv_len = key.c().shape[2];
   const Extents shape{1, result.num_heads, 1, result.kv_len};
-  const auto count = static_cast<std::size_t>(result.num_heads * result.kv_len);
-  result.column_sums.resize(count);
-  result.diagonal_sums.resize(count);
-  const minference_estimate_args args{.struct_size = sizeof args,
-                                      .query = query.c(),
-                                      .key = key.c(),
-                                      .column_sums = MutableTensorView(result.column_sums, shape).c(),
-                                      .diagonal_sums = MutableTensorView(result.diagonal_sums, shape).c(),
-                                      .softmax_scale = softmax_scale};
+  result.column_sums.resize(detail::room(result.num_heads, result.kv_len));
+  result.diagonal_sums.resize(result.column_sums.size());
+  const minference_estimate_args args{
+      .struct_size = sizeof args,
+      .query = query.c(),
+      .key = key.c(),
+      .column_sums = MutableTensorView(result.column_sums.data(), DType::f32, shape).c(),
+      .diagonal_sums = MutableTensorView(result.diagonal_sums.data(), DType::f32, shape).c(),
+      .softmax_scale = softmax_scale};
   detail::check(minference_estimate(context.c(), &args));
   return result;
 }
@@ -460,9 +472,7 @@ struct IndexHead {
   std::int64_t pairs, all_pairs;
   std::int64_t memory_bytes;
 
-  double density() const {
-    return all_pairs > 0 ? static_cast<double>(pairs) / static_cast<double>(all_pairs) : 0;
-  }
+  double density() const { return detail::density(pairs, all_pairs); }
 };
 
 struct IndexOptions {

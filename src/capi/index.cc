@@ -48,9 +48,8 @@ minference_status minference_index_vertical_slash(const minference_tensor* colum
     capi::not_null(index, "index");
     capi::check_members(capi::not_null(columns, "columns"), "columns", capi::kAnySize);
     capi::check_members(capi::not_null(offsets, "offsets"), "offsets", columns->shape[1]);
-    constexpr std::int64_t kMost = INT32_MAX - 64;
-    base::require(kv_len >= 0 && kv_len <= kMost, "kv_len", "must be from 0 to 2^31 - 65", kv_len);
-    base::require(q_len >= 0 && q_len <= kMost, "q_len", "must be from 0 to 2^31 - 65", q_len);
+    capi::check_length(kv_len, "kv_len");
+    capi::check_length(q_len, "q_len");
     if (!non_causal)
       base::require(q_len <= kv_len, "q_len",
                     "must be <= kv_len = " + std::to_string(kv_len) + " when causal", q_len);

@@ -193,6 +193,17 @@ TEST(Prefill, StepsComposeToTheWhole) {
   ASSERT_EQ(minference_estimate(context.get(), &estimate), MINFERENCE_OK) << minference_last_error();
   std::vector<std::int32_t> column_list(4 * 50), offset_list(4 * 150);
   std::vector<std::int64_t> column_counts(4), offset_counts(4);
+  minference_select_args counts_only{.struct_size = sizeof counts_only,
+                                     .column_sums = sums(columns),
+                                     .diagonal_sums = sums(diagonals),
+                                     .heads = layer.heads.data(),
+                                     .num_heads = 4,
+                                     .column_counts = column_counts.data(),
+                                     .offset_counts = offset_counts.data()};
+  EXPECT_EQ(minference_select(context.get(), &counts_only), MINFERENCE_INVALID_ARGUMENT);
+  EXPECT_STREQ(minference_last_error(), "column_capacity must be >= 50, got 0");
+  EXPECT_EQ(offset_counts, (std::vector<std::int64_t>(4, 150)));
+  column_counts.assign(4, 0), offset_counts.assign(4, 0);
   minference_select_args select{.struct_size = sizeof select,
                                 .column_sums = sums(columns),
                                 .diagonal_sums = sums(diagonals),

@@ -43,25 +43,21 @@ void run_estimate(const ContextLease& context, const minference_estimate_args& a
            context.executor());
 }
 
-kernels::Selection select_head(const sparse::HeadPattern& head, std::span<const float> column_sums,
-                               std::span<const float> diagonal_sums, double column_cost) {
-  if (head.pattern == sparse::Pattern::adaptive)
-    return kernels::select_adaptive(column_sums, diagonal_sums, head.share_ppm * 1e-6, column_cost);
-  return kernels::select_published(column_sums, diagonal_sums, head.size[0], head.size[1]);
-}
-
 void run_select(const ContextLease& context, const minference_select_args& args) {
   const std::int64_t num_heads = args.column_sums.shape[1], kv_len = args.column_sums.shape[3];
   check_sums(args.column_sums, "column_sums", kAnySize, kAnySize, false);
   check_sums(args.diagonal_sums, "diagonal_sums", num_heads, kv_len, false);
+  check_length(kv_len, "column_sums.shape[3]");
   const auto heads = checked_heads(args.heads, args.num_heads, num_heads, true);
   for (std::size_t h = 0; h < heads.size(); ++h)
     base::require(
         heads[h].pattern == sparse::Pattern::vertical_slash || heads[h].pattern == sparse::Pattern::adaptive,
         "heads[" + std::to_string(h) + "].pattern", "must be vertical-slash (2) or adaptive (4)",
         static_cast<std::int32_t>(heads[h].pattern));
-  not_null(args.columns, "columns");
-  not_null(args.offsets, "offsets");
+  base::require(args.column_capacity >= 0, "column_capacity", "must be >= 0", args.column_capacity);
+  base::require(args.offset_capacity >= 0, "offset_capacity", "must be >= 0", args.offset_capacity);
+  if (args.column_capacity > 0) not_null(args.columns, "columns");
+  if (args.offset_capacity > 0) not_null(args.offsets, "offsets");
   not_null(args.column_counts, "column_counts");
   not_null(args.offset_counts, "offset_counts");
 
@@ -72,7 +68,7 @@ void run_select(const ContextLease& context, const minference_select_args& args)
       return std::span(static_cast<const float*>(tensor.data) + h * tensor.stride[1],
                        static_cast<std::size_t>(kv_len));
     };
-    selections[static_cast<std::size_t>(h)] = select_head(
+    selections[static_cast<std::size_t>(h)] = kernels::select(
         heads[static_cast<std::size_t>(h)], sums(args.column_sums), sums(args.diagonal_sums), column_cost);
   });
   for (std::size_t h = 0; h < heads.size(); ++h) {

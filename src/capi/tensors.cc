@@ -1,9 +1,9 @@
 #include "capi/tensors.h"
 
 #include <cmath>
-#include <limits>
 
 #include "capi/status.h"
+#include "sparse/rules.h"
 
 namespace minference::capi {
 namespace {
@@ -74,6 +74,12 @@ void check_head_dim(std::int64_t head_dim, const std::string& name) {
                 "must be a multiple of 8 from 8 to 256 (head_dim)", head_dim, base::ErrorCode::unsupported);
 }
 
+void check_length(std::int64_t length, const std::string& name) {
+  base::require(length >= 0, name, "must be >= 0", length);
+  base::require(length <= sparse::kMaxLength, name, "must be at most 2^31 - 128", length,
+                base::ErrorCode::unsupported);
+}
+
 void check_dtype(const minference_tensor& tensor, const std::string& name, std::int32_t dtype) {
   base::require(tensor.dtype == dtype, name + ".dtype", "must be " + std::to_string(dtype), tensor.dtype);
 }
@@ -111,11 +117,8 @@ LayerTensors check_layer(const minference_tensor& query, const minference_tensor
   base::require(layer.num_query_heads >= 1, "query.shape[1]", "must be >= 1 (heads)", layer.num_query_heads);
   base::require(layer.num_kv_heads >= 1 && layer.num_query_heads % layer.num_kv_heads == 0, "key.shape[1]",
                 "must divide query.shape[1] = " + std::to_string(layer.num_query_heads), layer.num_kv_heads);
-  // Index members are int32.
-  base::require(layer.kv_len <= std::numeric_limits<std::int32_t>::max() - 64, "key.shape[2]",
-                "must be below 2^31 - 64 (keys)", layer.kv_len, base::ErrorCode::unsupported);
-  base::require(layer.q_len <= std::numeric_limits<std::int32_t>::max() - 64, "query.shape[2]",
-                "must be below 2^31 - 64 (rows)", layer.q_len, base::ErrorCode::unsupported);
+  check_length(layer.kv_len, "key.shape[2]");
+  check_length(layer.q_len, "query.shape[2]");
 
   if (value) {
     check_dtype(*value, "value", query.dtype);

@@ -18,6 +18,9 @@ base::DType checked_float_dtype(std::int32_t dtype, const std::string& name);
 // head_dim: a multiple of 8 from 8 to 256.
 void check_head_dim(std::int64_t head_dim, const std::string& name);
 
+// Rows or keys of a call: from 0 to sparse::kMaxLength.
+void check_length(std::int64_t length, const std::string& name);
+
 // Data, device, shape (kAnySize matches any), strides and address range of a tensor of one of the dtypes.
 // `written`: distinct indices must reach distinct elements as far as single strides tell.
 struct Expected {

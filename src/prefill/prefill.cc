@@ -103,13 +103,8 @@ class VerticalSlashHeads {
       executor_.parallel_for_throwing(count, [&](std::int64_t i, int) {
         const HeadPattern& head = plan_.heads[static_cast<std::size_t>(first + i)];
         if (!needs_estimate(head)) return;
-        auto& selection = selections[static_cast<std::size_t>(i)];
-        if (head.pattern == Pattern::adaptive)
-          selection = kernels::select_adaptive(sums_of(column_sums, i), sums_of(diagonal_sums, i),
-                                               head.share_ppm * 1e-6, column_cost_);
-        else
-          selection = kernels::select_published(sums_of(column_sums, i), sums_of(diagonal_sums, i),
-                                                head.size[0], head.size[1]);
+        selections[static_cast<std::size_t>(i)] =
+            kernels::select(head, sums_of(column_sums, i), sums_of(diagonal_sums, i), column_cost_);
       });
     }
     Stopwatch watch(statistics.seconds_index);
@@ -196,7 +191,8 @@ sparse::SparseIndex build_index(const LayerPlan& plan, base::Isa isa, base::Exec
                                 Statistics& statistics) {
   sparse::SparseIndex index{plan.query.rows, plan.key.rows, plan.causal, {}};
   index.heads.resize(plan.heads.size());
-  const bool automatic = plan.fallback == Fallback::automatic;
+  // Without rows there is nothing to compute, and no fallback from it.
+  const bool automatic = plan.fallback == Fallback::automatic && plan.query.rows > 0;
   const bool gated = automatic && runs_densely(plan.query.rows, plan.key.rows);
 
   const auto has = [&](auto predicate) {

@@ -11,6 +11,9 @@ namespace minference::sparse {
 inline constexpr std::int64_t kRowBlock = 64;  // query rows a row block
 inline constexpr std::int64_t kKeyTile = 64;   // keys a tile
 
+// Most rows and most keys of a call, 2^31 - 128: relative tile starts and offsets fit 32 bits up to here.
+inline constexpr std::int64_t kMaxLength = (std::int64_t{1} << 31) - 2 * kKeyTile;
+
 // Position of the call's query row i, in keys: bottom-right aligned.
 MINFERENCE_HD constexpr std::int64_t position_of_row(std::int64_t q_len, std::int64_t kv_len,
                                                      std::int64_t row) {

@@ -12,10 +12,8 @@ namespace minference::kernels {
 namespace {
 
 using sparse::kKeyTile;
+using sparse::kMaxLength;
 using sparse::kRowBlock;
-
-// Relative tile starts and offsets fit 32 bits up to here.
-constexpr std::int64_t kMaxLength = std::numeric_limits<std::int32_t>::max() - 2 * kKeyTile + 1;
 
 void check_lengths(std::int64_t q_len, std::int64_t kv_len, bool causal) {
   const std::string at_most = "must be in [0, " + std::to_string(kMaxLength) + "]";

@@ -4,6 +4,8 @@
 #include <span>
 #include <vector>
 
+#include "sparse/head_pattern.h"
+
 namespace minference::kernels {
 
 // Constants of MInference 1.0's released code (github.com/microsoft/MInference, the run-time path).
@@ -32,5 +34,9 @@ Selection select_published(std::span<const float> column_sums, std::span<const f
 // docs/algorithm.md, "Selection: adaptive".
 Selection select_adaptive(std::span<const float> column_sums, std::span<const float> diagonal_sums,
                           double share, double column_cost);
+
+// What a head's pattern, vertical-slash or adaptive, selects.
+Selection select(const sparse::HeadPattern& head, std::span<const float> column_sums,
+                 std::span<const float> diagonal_sums, double column_cost);
 
 }  // namespace minference::kernels

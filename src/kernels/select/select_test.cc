@@ -75,6 +75,20 @@ TEST(SelectPublished, SmallBudgetsAreRaisedAndLargeOnesCut) {
   EXPECT_EQ(select_published({}, {}, 10, 10).columns.size(), 0u);
 }
 
+TEST(Select, FollowsTheHeadsPattern) {
+  std::vector<float> column_sums(4000), diagonal_sums(4000);
+  for (std::size_t i = 0; i < column_sums.size(); ++i)
+    diagonal_sums[i] = 1 / (1 + static_cast<float>(column_sums[i] = static_cast<float>(i % 97) / 97));
+  const Selection published =
+      select({sparse::Pattern::vertical_slash, {40, 120}}, column_sums, diagonal_sums, 0.02);
+  EXPECT_EQ(published.columns, select_published(column_sums, diagonal_sums, 40, 120).columns);
+  EXPECT_EQ(published.offsets, select_published(column_sums, diagonal_sums, 40, 120).offsets);
+  const Selection adaptive =
+      select({sparse::Pattern::adaptive, {0, 0}, 0, 700000}, column_sums, diagonal_sums, 0.02);
+  EXPECT_EQ(adaptive.columns, select_adaptive(column_sums, diagonal_sums, 0.7, 0.02).columns);
+  EXPECT_EQ(adaptive.offsets, select_adaptive(column_sums, diagonal_sums, 0.7, 0.02).offsets);
+}
+
 TEST(SelectPublished, TiesGoToTheSmallerMember) {
   const std::vector<float> sums(400, 0.25f);
   const Selection selection = select_published(sums, sums, 40, 120);

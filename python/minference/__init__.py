@@ -33,6 +33,15 @@ _LAZY = {
     "restore": "patch",
 }
 
+# Names of MInference 1.0 (versions 0.1.5 and 0.1.6) that this package does not have.
+_UPSTREAM_NAMES = (
+    "minference_patch_kv_cache_cpu",
+    "minference_patch_vllm",
+    "minference_patch_with_kvcompress",
+    "minference_patch_with_snapkv",
+    "patch_hf",
+)
+
 __all__ = [
     "HeadPatterns",
     "MInference",
@@ -59,4 +68,6 @@ __all__ = [
 def __getattr__(name):
     if name in _LAZY:
         return getattr(importlib.import_module("." + _LAZY[name], __name__), name)
+    if name in _UPSTREAM_NAMES:
+        raise NotImplementedError(f"{name} is not available here; available: {', '.join(__all__)}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -15,19 +15,24 @@ class NumpyArrays:
         self._dtypes = {
             numpy.dtype(numpy.float32): _library.F32,
             numpy.dtype(numpy.float16): _library.F16,
+        }
+        self._member_dtypes = {
             numpy.dtype(numpy.int32): _library.I32,
             numpy.dtype(numpy.int64): _library.I64,
         }
 
-    def describe(self, array, name):
-        """The array, copied if the ABI cannot express its memory, and its minference_tensor."""
+    def describe(self, array, name, of_members=False):
+        """The array, copied if the ABI cannot express its memory, and its minference_tensor.
+
+        It holds floats, or with `of_members` what `members` returns.
+        """
         numpy = self._numpy
         if not isinstance(array, numpy.ndarray):
             raise TypeError(f"{name} must be a NumPy array as query is, got {type(array).__name__}")
-        dtype = self._dtypes.get(array.dtype)
+        dtype = (self._member_dtypes if of_members else self._dtypes).get(array.dtype)
         if dtype is None:
             raise ValueError(f"{name} must have dtype float32 or float16, got {array.dtype}")
-        _require_four_dimensions(array.ndim, name, array.shape)
+        require_four_dimensions(array.ndim, name, array.shape)
         size = array.itemsize
         ordinary = array.flags.aligned and all(stride >= 0 and stride % size == 0 for stride in array.strides)
         if not ordinary or array.strides[3] != size:
@@ -65,33 +70,33 @@ class TorchArrays:
             torch.float32: _library.F32,
             torch.float16: _library.F16,
             torch.bfloat16: _library.BF16,
-            torch.int32: _library.I32,
-            torch.int64: _library.I64,
         }
+        self._member_dtypes = {torch.int32: _library.I32, torch.int64: _library.I64}
 
-    def describe(self, array, name):
+    def describe(self, array, name, of_members=False):
         if not isinstance(array, self._torch.Tensor):
             raise TypeError(f"{name} must be a torch tensor as query is, got {type(array).__name__}")
-        dtype = self._dtypes.get(array.dtype)
+        dtype = (self._member_dtypes if of_members else self._dtypes).get(array.dtype)
         if dtype is None:
             raise ValueError(f"{name} must have dtype float32, float16 or bfloat16, got {array.dtype}")
         if not array.is_cpu:
             raise NotImplementedError(f"{name} must be on the CPU, got {array.device}")
         shape = array.shape
-        _require_four_dimensions(len(shape), name, shape)
+        require_four_dimensions(len(shape), name, shape)
         if array.stride(3) != 1:
             array = array.contiguous()
         return array, _library.Tensor(array.data_ptr(), shape, array.stride(), dtype, 0)
 
     def empty(self, shape, like):
-        return self._torch.empty(shape, dtype=like.dtype)
+        return self._torch.empty(shape, dtype=like.dtype, device="cpu")
 
     def empty_f32(self, shape):
-        return self._torch.empty(shape, dtype=self._torch.float32)
+        return self._torch.empty(shape, dtype=self._torch.float32, device="cpu")
 
     def members(self, array, name):
         torch = self._torch
-        array = torch.as_tensor(array)
+        if not isinstance(array, torch.Tensor):
+            array = torch.as_tensor(array, device="cpu")
         if array.is_floating_point() or array.is_complex() or array.dtype == torch.bool:
             raise ValueError(f"{name} must hold integers, got {array.dtype}")
         if not array.is_cpu:
@@ -112,7 +117,7 @@ def _adapter(module, make):
     return _adapters[module.__name__]
 
 
-def arrays_of(query):
+def arrays_of(query, name="query"):
     """The adapter for the library that `query` comes from, without importing the other one."""
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(query, torch.Tensor):
@@ -120,7 +125,7 @@ def arrays_of(query):
     numpy = sys.modules.get("numpy")
     if numpy is not None and isinstance(query, numpy.ndarray):
         return _adapter(numpy, NumpyArrays)
-    raise TypeError(f"query must be a torch tensor or a NumPy array, got {type(query).__name__}")
+    raise TypeError(f"{name} must be a torch tensor or a NumPy array, got {type(query).__name__}")
 
 
 def is_traced():
@@ -133,6 +138,6 @@ def is_traced():
     )
 
 
-def _require_four_dimensions(ndim, name, shape):
+def require_four_dimensions(ndim, name, shape):
     if ndim != 4:
         raise ValueError(f"{name} must have 4 dimensions [batch, heads, length, head_dim], got {list(shape)}")

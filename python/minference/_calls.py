@@ -131,8 +131,8 @@ class Index:
         self._library = _library.load()
         self.handle = ctypes.c_void_p()
         self._library.index_vertical_slash(
-            arrays.describe(columns, "v_idx")[1],
-            arrays.describe(offsets, "s_idx")[1],
+            arrays.describe(columns, "v_idx", of_members=True)[1],
+            arrays.describe(offsets, "s_idx", of_members=True)[1],
             q_len,
             kv_len,
             not causal,

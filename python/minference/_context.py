@@ -8,6 +8,7 @@ import sys
 import threading
 
 from . import _library
+from ._checks import require_integer
 
 
 class _Context:
@@ -39,11 +40,7 @@ def set_num_threads(num_threads):
         is as many as CPUs that this process may use when it is not.
     """
     global _num_threads
-    if num_threads is not None and (
-        isinstance(num_threads, bool) or int(num_threads) != num_threads or num_threads < 1
-    ):
-        raise ValueError(f"num_threads must be None or an integer of at least 1, got {num_threads!r}")
-    _num_threads = None if num_threads is None else int(num_threads)
+    _num_threads = None if num_threads is None else require_integer(num_threads, "num_threads", lowest=1)
 
 
 def _wanted_threads():

@@ -11,7 +11,39 @@ from typing import Optional, Tuple
 import torch
 
 from . import _calls
-from ._arrays import arrays_of
+from ._arrays import arrays_of, require_four_dimensions
+
+
+def _require_patterns(query, heads, sequences):
+    """The library reads rows of five numbers from bare addresses: their type and shape are checked here, values there."""
+    require_four_dimensions(query.ndim, "query", query.shape)
+    if (
+        heads.dtype != torch.int32
+        or heads.ndim != 2
+        or heads.shape[0] != query.shape[1]
+        or heads.shape[1] != 5
+    ):
+        raise ValueError(
+            f"heads must be int32 [num_query_heads, 5] = [{query.shape[1]}, 5], "
+            f"got {list(heads.shape)} of {heads.dtype}"
+        )
+    if sequences is not None and (
+        sequences.dtype != torch.int64 or sequences.ndim != 2 or sequences.shape[1] != 5
+    ):
+        raise ValueError(
+            "sequences must be int64 [num_sequences, 5] (batch, q_begin, q_len, kv_begin, kv_len), "
+            f"got {list(sequences.shape)} of {sequences.dtype}"
+        )
+
+
+def _require_members(query, columns, offsets):
+    require_four_dimensions(query.ndim, "query", query.shape)
+    for name, members in (("v_idx", columns), ("s_idx", offsets)):
+        if members.ndim != 3 or members.shape[0] != query.shape[0] or members.shape[1] != query.shape[1]:
+            raise ValueError(
+                f"{name} must have shape [batch, query heads, count] = {list(query.shape[:2])} + [count], "
+                f"got {list(members.shape)}"
+            )
 
 
 @torch.library.custom_op("minference::prefill", mutates_args=(), device_types="cpu")
@@ -25,6 +57,7 @@ def _prefill(
     causal: bool,
     fallback: int,
 ) -> Tuple[torch.Tensor, torch.Tensor]:
+    _require_patterns(query, heads, sequences)
     heads = heads.contiguous()
     rows = None if sequences is None else sequences.contiguous()
     out, lse, _ = _calls.prefill(
@@ -51,6 +84,7 @@ def _vertical_slash(
     softmax_scale: float,
     causal: bool,
 ) -> Tuple[torch.Tensor, torch.Tensor]:
+    _require_members(query, columns, offsets)
     arrays = arrays_of(query)
     columns, offsets = arrays.members(columns, "v_idx"), arrays.members(offsets, "s_idx")
     return _calls.vertical_slash(query, key, value, columns, offsets, softmax_scale, causal, True)
@@ -58,27 +92,35 @@ def _vertical_slash(
 
 @_prefill.register_fake
 def _(query, key, value, heads, sequences, softmax_scale, causal, fallback):
-    torch._check(heads.ndim == 2 and heads.shape[1] == 5 and heads.dtype == torch.int32)
+    _require_patterns(query, heads, sequences)
     return _fake_outputs(query)
 
 
 @_vertical_slash.register_fake
 def _(query, key, value, columns, offsets, softmax_scale, causal):
-    torch._check(columns.ndim == 3 and offsets.ndim == 3)
+    _require_members(query, columns, offsets)
     return _fake_outputs(query)
 
 
 def _fake_outputs(query):
-    torch._check(query.ndim == 4)
     out = torch.empty(query.shape, dtype=query.dtype, device=query.device)
     return out, torch.empty(query.shape[:3], dtype=torch.float32, device=query.device)
 
 
+def _integers(array, name, dtype):
+    array = array if isinstance(array, torch.Tensor) else torch.as_tensor(array, device="cpu")
+    if array.is_floating_point() or array.is_complex() or array.dtype == torch.bool:
+        raise ValueError(f"{name} must hold integers, got {array.dtype}")
+    return array.to(dtype)
+
+
 def prefill(query, key, value, heads, sequences, softmax_scale, causal, fallback):
     """`minference.prefill_attention` as one node; `heads` and `sequences` may be plain numbers."""
-    heads = torch.as_tensor(heads, dtype=torch.int32).expand(query.shape[1], 5)
+    heads = _integers(heads, "heads", torch.int32)
+    if heads.ndim == 1:
+        heads = heads.expand(query.shape[1], -1)
     if sequences is not None:
-        sequences = torch.as_tensor(sequences, dtype=torch.int64)
+        sequences = _integers(sequences, "sequences", torch.int64)
     return torch.ops.minference.prefill(query, key, value, heads, sequences, softmax_scale, causal, fallback)
 
 

@@ -56,7 +56,7 @@ class CallMask:
         int64 ``[num_sequences, 1, 1, 5]``, the sequences: masks of four dimensions are passed on as they are.
         """
         # The tensor keeps this object alive, not the other way round: a cycle would keep large masks for long.
-        tensor = torch.tensor(self.sequences, dtype=torch.int64).view(-1, 1, 1, 5)
+        tensor = torch.tensor(self.sequences, dtype=torch.int64, device="cpu").view(-1, 1, 1, 5)
         tensor.minference_call = self
         return tensor
 

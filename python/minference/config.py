@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 
 from . import _library, patterns
+from ._checks import INT32_END, require_integer, require_number
 
 # Options that attn_kwargs may set, with their defaults. Sizes are MInference 1.0's (its README and
 # models_patch.py).
@@ -60,14 +62,17 @@ def _checked_options(attn_type, given):
             raise ValueError(f"attn_kwargs for {attn_type!r} may set {names}, got {name!r}")
     options = {**allowed, **given}
     for name in ("n_init", "n_local", "n_last", "last_dense_rows", "vertical_size", "slash_size"):
-        value = options.get(name, 0)
-        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**31:
-            raise ValueError(f"attn_kwargs[{name!r}] must be an integer from 0 to 2^31 - 1, got {value!r}")
-    if options.get("fallback", "auto") not in ("auto", "off"):
-        raise ValueError(f'attn_kwargs[\'fallback\'] must be "auto" or "off", got {options["fallback"]!r}')
-    if not options.get("minference_ratio", 1.0) > 0:
-        raise ValueError(
-            f"attn_kwargs['minference_ratio'] must be above 0, got {options['minference_ratio']!r}"
+        if name in options:
+            options[name] = require_integer(options[name], f"attn_kwargs[{name!r}]")
+    fallback = options.get("fallback", "auto")
+    if not isinstance(fallback, str) or fallback not in ("auto", "off"):
+        raise ValueError(f'attn_kwargs[\'fallback\'] must be "auto" or "off", got {fallback!r}')
+    if "minference_ratio" in options:
+        options["minference_ratio"] = require_number(
+            options["minference_ratio"],
+            "attn_kwargs['minference_ratio']",
+            "a finite number above 0",
+            lambda x: x > 0,
         )
     if options.get("share") is not None:
         patterns.adaptive(options["share"])
@@ -90,6 +95,8 @@ class MInferenceConfig:
         kv_type="dense",
         **kwargs,
     ):
+        if not isinstance(attn_type, str):
+            _refuse_type(attn_type)
         self.attn_type = _ALIASES.get(attn_type, attn_type)
         if self.attn_type not in _OPTIONS:
             _refuse_type(attn_type)
@@ -112,6 +119,8 @@ class MInferenceConfig:
         self.model_name = model_name
         self.config_path = config_path
         self.starting_layer = starting_layer
+        if attn_kwargs is not None and not isinstance(attn_kwargs, Mapping):
+            raise ValueError(f"attn_kwargs must be a dict or None, got {attn_kwargs!r}")
         self.options = _checked_options(self.attn_type, dict(attn_kwargs or {}))
 
     @staticmethod
@@ -130,10 +139,16 @@ class MInferenceConfig:
             return patterns.HeadPatterns.load(self.config_path)
         name = os.fspath(self.model_name if self.model_name is not None else own_name)
         path = os.path.join(name, "head_patterns.json")
-        if os.path.isfile(path):
+        # Without a name, the path would be a file of the current directory.
+        if name and os.path.isfile(path):
             return patterns.HeadPatterns.load(path)
         if name in patterns.get_support_models():
             return patterns.HeadPatterns.builtin(name)
+        if self.model_name is not None:
+            raise ValueError(
+                "model_name must be a hub id of get_support_models() or a folder that holds "
+                f"head_patterns.json, got {name!r}: leave it out for adaptive patterns"
+            )
         return None
 
     def layers(self, num_layers, num_query_heads, own_name=""):
@@ -151,7 +166,7 @@ class MInferenceConfig:
         Raises
         ------
         ValueError
-            If the pattern file is for a model of another size.
+            If the pattern file is for a model of another size, or there is none for an explicit model_name.
         """
         options = self.options
         if self.attn_type == "minference":
@@ -172,14 +187,26 @@ class MInferenceConfig:
     def _minference_layers(self, num_layers, num_query_heads, own_name):
         options = self.options
         found = self._pattern_set(own_name) if options["share"] is None else None
+        ratio = options["minference_ratio"]
         if found is None:
+            if ratio != 1:
+                raise ValueError(
+                    "attn_kwargs['minference_ratio'] must be 1 without a head-pattern file, whose sizes it "
+                    f"multiplies, got {ratio!r}"
+                )
             pattern = patterns.adaptive(options["share"] or DEFAULT_SHARE, options["last_dense_rows"])
             return [patterns.layer_array(pattern, num_query_heads) for _ in range(num_layers)]
         found.check(num_layers, num_query_heads)
         layers = [found.layer(layer) for layer in range(num_layers)]
         for heads in layers:
             chosen = heads[:, 0] == _library.VERTICAL_SLASH
-            heads[chosen, 1:3] = (heads[chosen, 1:3] * options["minference_ratio"]).astype(heads.dtype)
+            sizes = heads[chosen, 1:3] * ratio
+            if sizes.size and sizes.max() >= INT32_END:
+                raise ValueError(
+                    f"attn_kwargs['minference_ratio'] must leave sizes below 2^31, got {ratio!r} for sizes up to "
+                    f"{heads[chosen, 1:3].max()}"
+                )
+            heads[chosen, 1:3] = sizes.astype(heads.dtype)
             if options["last_dense_rows"]:
                 heads[:, 3] = options["last_dense_rows"]
         return layers

@@ -12,7 +12,8 @@ from __future__ import annotations
 import sys
 
 from . import _calls, _library, patterns
-from ._arrays import arrays_of, is_traced
+from ._arrays import arrays_of, is_traced, require_four_dimensions
+from ._checks import require_integer, require_number
 
 _FALLBACKS = {"auto": _library.FALLBACK_AUTO, "off": _library.FALLBACK_OFF}
 
@@ -29,21 +30,12 @@ def _scale(softmax_scale):
     """In the ABI, 0 stands for 1 / sqrt(head_dim)."""
     if softmax_scale is None:
         return 0.0
-    scale = float(softmax_scale)
-    if scale == 0.0 or scale - scale != 0.0:
-        raise ValueError(f"softmax_scale must be finite and not 0, got {softmax_scale!r}")
-    return scale
+    return require_number(softmax_scale, "softmax_scale", "finite and not 0", lambda x: x != 0)
 
 
 def _require_blocks_of_64(block_size_M, block_size_N):
     if block_size_M != 64 or block_size_N != 64:
         raise ValueError(f"block_size_M and block_size_N must be 64, got {block_size_M} and {block_size_N}")
-
-
-def _count(value, name):
-    if isinstance(value, bool) or int(value) != value or not 0 <= value < 2**31:
-        raise ValueError(f"{name} must be an integer from 0 to 2^31 - 1, got {value!r}")
-    return int(value)
 
 
 def _sequence_array(sequences):
@@ -111,7 +103,7 @@ def prefill_attention(
     NotImplementedError
         For what is legal, but not supported on this machine or in this version.
     """
-    if fallback not in _FALLBACKS:
+    if not isinstance(fallback, str) or fallback not in _FALLBACKS:
         raise ValueError(f'fallback must be "auto" or "off", got {fallback!r}')
     scale = _scale(softmax_scale)
     if _is_traced(query):
@@ -124,10 +116,7 @@ def prefill_attention(
         )
         return (out, lse) if return_lse else out
     arrays_of(query)
-    if len(query.shape) != 4:
-        raise ValueError(
-            f"query must have 4 dimensions [batch, heads, length, head_dim], got {list(query.shape)}"
-        )
+    require_four_dimensions(len(query.shape), "query", query.shape)
     heads = patterns.layer_array(heads, query.shape[1])
     rows = None if sequences is None else _sequence_array(sequences)
     out, lse, statistics = _calls.prefill(
@@ -164,7 +153,7 @@ def streaming_forward(query, key, value, n_init, n_local, *, softmax_scale=None,
     The other parameters and the results are those of `prefill_attention`. MInference 1.0's function of this
     name scales by the padded head_dim; this one by the true one.
     """
-    pattern = patterns.a_shape(_count(n_init, "n_init"), _count(n_local, "n_local"))
+    pattern = patterns.a_shape(require_integer(n_init, "n_init"), require_integer(n_local, "n_local"))
     return prefill_attention(
         query, key, value, pattern, softmax_scale=softmax_scale, fallback="off", return_lse=return_lse
     )
@@ -188,7 +177,7 @@ def block_sparse_attention(
     The other parameters and the results are those of `prefill_attention`.
     """
     _require_blocks_of_64(block_size_M, block_size_N)
-    pattern = patterns.block_sparse(_count(top_k, "top_k"))
+    pattern = patterns.block_sparse(require_integer(top_k, "top_k"))
     return prefill_attention(
         query, key, value, pattern, softmax_scale=softmax_scale, fallback="off", return_lse=return_lse
     )
@@ -278,8 +267,12 @@ def select(column_sums, diagonal_sums, heads):
     columns, offsets : lists of Hq int32 NumPy arrays
         Ascending and unique.
     """
+    arrays_of(column_sums, "column_sums")
     for name, sums in (("column_sums", column_sums), ("diagonal_sums", diagonal_sums)):
-        if len(sums.shape) != 2:
-            raise ValueError(f"{name} must have shape [query heads, kv_len], got {list(sums.shape)}")
+        shape = list(getattr(sums, "shape", ()))
+        if len(shape) != 2:
+            raise ValueError(
+                f"{name} must have shape [query heads, kv_len], got {shape or type(sums).__name__}"
+            )
     layer = patterns.layer_array(heads, column_sums.shape[0])
     return _calls.select(column_sums, diagonal_sums, (layer.ctypes.data, len(layer)))

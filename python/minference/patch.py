@@ -57,6 +57,28 @@ def _require_reachable(model):
     )
 
 
+def _require_computable(model, modules):
+    """What no call of the model would be taken for, said once, here, rather than never."""
+    import torch
+
+    dtypes = (torch.float32, torch.float16, torch.bfloat16)
+    if model.dtype not in dtypes:
+        raise NotImplementedError(
+            f"model must have dtype float32, float16 or bfloat16, got {str(model.dtype).split('.')[-1]}"
+        )
+    for layer, module in sorted(modules.items()):
+        for parameter in module.parameters():
+            if parameter.device.type != "cpu":
+                raise NotImplementedError(
+                    f"model must be on the CPU, got device {parameter.device} in layer {layer}"
+                )
+        head_dim = getattr(module, "head_dim", 8)
+        if head_dim % 8 or head_dim > 256:
+            raise NotImplementedError(
+                f"head_dim must be a multiple of 8 up to 256, got {head_dim} in layer {layer}"
+            )
+
+
 def _set_implementation(model, name):
     _, part = _text_config(model)
     model.set_attn_implementation({part: name} if part else name)
@@ -69,10 +91,12 @@ def _set_implementation(model, name):
 
 
 def minference_patch(model, config):
-    """Patch `model` as a `MInferenceConfig` says; the same as ``MInference(...)(model)``."""
-    restore(model)
+    """Patch `model` as a `MInferenceConfig` says; the same as ``MInference(...)(model)``.
+
+    A model that is refused stays as it was, with an earlier patch too.
+    """
     if config.attn_type == "hf":
-        return model
+        return restore(model)
     _require_reachable(model)
     import torch
 
@@ -84,10 +108,12 @@ def minference_patch(model, config):
         raise NotImplementedError(
             f"{type(model).__name__} must have causal self-attention layers with layer_idx, found none"
         )
+    _require_computable(model, modules)
     own_name = getattr(model.config, "_name_or_path", "") or ""
     layers = config.layers(text.num_hidden_layers, text.num_attention_heads, own_name)
     fallback = _library.FALLBACK_OFF if config.options["fallback"] == "off" else _library.FALLBACK_AUTO
-    backend = backend_over(text._attn_implementation)
+    backend = backend_over(getattr(model, "_minference_previous", text._attn_implementation))
+    restore(model)
     _set_implementation(model, backend.name)
     for layer, module in modules.items():
         static = config.attn_type == "static" and layer >= config.starting_layer
@@ -126,7 +152,8 @@ class MInference:
         n_last rows dense. ``static``: vertical-slash, its members chosen in the first call and kept. ``hf``:
         no patch.
     model_name : str or path, optional
-        A hub id, or a folder that holds ``head_patterns.json``. When left out, the model's own name.
+        A hub id of `get_support_models`, or a folder that holds ``head_patterns.json``. When left out, the
+        model's own name, which need not be either.
     config_path : str or path, optional
         A head-pattern file, in this project's format or in MInference 1.0's; takes precedence over
         `model_name`.
@@ -183,7 +210,7 @@ class MInference:
         )
 
     def __call__(self, model):
-        """Patch `model` in place and return it. A model that is patched already is restored first."""
+        """Patch `model` in place and return it. An earlier patch is replaced."""
         return minference_patch(model, self.config)
 
     patch_model = __call__

@@ -10,6 +10,7 @@ import ctypes
 import os
 
 from . import _library
+from ._checks import require_number
 
 
 def dense():
@@ -40,29 +41,40 @@ def block_sparse(top_k, last_dense_rows=0):
 
 def adaptive(share=0.95, last_dense_rows=0):
     """Vertical-slash with the cheapest members that keep `share`, in (0, 1], of the estimated mass."""
-    share_ppm = round(share * 1_000_000)
-    if not 1 <= share_ppm <= 1_000_000:
-        raise ValueError(f"share must be above 0 and at most 1, got {share!r}")
-    return (_library.ADAPTIVE, 0, 0, last_dense_rows, share_ppm)
+    share = require_number(share, "share", "above 0 and at most 1", lambda x: 1e-6 <= x <= 1)
+    return (_library.ADAPTIVE, 0, 0, last_dense_rows, round(share * 1_000_000))
+
+
+def _any_array(values):
+    """A NumPy array; an empty one of objects where rows differ in length."""
+    import numpy
+
+    try:
+        return numpy.asarray(values)
+    except ValueError:
+        return numpy.empty(0, dtype=object)
+
+
+def _require_int32(array, name):
+    import numpy
+
+    limits = numpy.iinfo(numpy.int32)
+    if array.size and not (limits.min <= array.min() and array.max() <= limits.max):
+        raise ValueError(f"{name} must fit int32, got values from {array.min()} to {array.max()}")
 
 
 def layer_array(heads, num_query_heads):
     """An int32 NumPy array ``[num_query_heads, 5]`` from one pattern for all heads, or from one for each."""
     import numpy
 
-    try:
-        array = numpy.asarray(heads)
-    except ValueError:
-        array = numpy.empty(0, dtype=object)
+    array = _any_array(heads)
     if array.dtype.kind not in "iu" or array.shape not in ((5,), (num_query_heads, 5)):
         raise ValueError(
             "heads must be one pattern of 5 integers or an integer array [num_query_heads, 5] = "
             f"[{num_query_heads}, 5], "
             f"got shape {list(array.shape)} of {array.dtype}"
         )
-    limits = numpy.iinfo(numpy.int32)
-    if array.size and not (limits.min <= array.min() and array.max() <= limits.max):
-        raise ValueError(f"heads must fit int32, got values from {array.min()} to {array.max()}")
+    _require_int32(array, "heads")
     return numpy.ascontiguousarray(numpy.broadcast_to(array, (num_query_heads, 5)), dtype=numpy.int32)
 
 
@@ -97,6 +109,8 @@ class HeadPatterns:
     @classmethod
     def parse(cls, text, name="<memory>"):
         """The same from a string; `name` begins the messages."""
+        if not isinstance(text, str):
+            raise TypeError(f"text must be a str, got {type(text).__name__}")
         handle = ctypes.c_void_p()
         data = text.encode()
         _library.load().patterns_parse(data, len(data), name.encode(), ctypes.byref(handle))
@@ -114,11 +128,14 @@ class HeadPatterns:
         """From an integer array ``[num_layers, num_query_heads, 5]``; `source` says where it comes from."""
         import numpy
 
-        array = numpy.ascontiguousarray(layers, dtype=numpy.int32)
-        if array.ndim != 3 or array.shape[2] != 5:
+        array = _any_array(layers)
+        if array.ndim != 3 or array.shape[2] != 5 or array.dtype.kind not in "iu":
             raise ValueError(
-                f"layers must have shape [num_layers, num_query_heads, 5], got {list(array.shape)}"
+                "layers must be integers of shape [num_layers, num_query_heads, 5], "
+                f"got {list(array.shape)} of {array.dtype}"
             )
+        _require_int32(array, "layers")
+        array = numpy.ascontiguousarray(array, dtype=numpy.int32)
         handle = ctypes.c_void_p()
         _library.load().patterns_create(
             array.shape[0], array.shape[1], array.ctypes.data, source.encode(), ctypes.byref(handle)

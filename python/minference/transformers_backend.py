@@ -83,7 +83,7 @@ class LayerPlan:
     def run(self, query, key, value, call, scaling):
         """Attention of one layer call: ``[B, q_len, Hq, D]``, contiguous."""
         batch, num_heads, q_len, head_dim = query.shape
-        out = torch.empty((batch, q_len, num_heads, head_dim), dtype=query.dtype)
+        out = torch.empty((batch, q_len, num_heads, head_dim), dtype=query.dtype, device="cpu")
         scale = 0.0 if scaling is None else scaling
         if self.static and not call.window:
             self._run_static(query, key, value, call, scale, out.transpose(1, 2))

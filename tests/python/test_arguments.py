@@ -161,12 +161,39 @@ INDEX = torch.zeros(1, 4, 2, dtype=torch.int32)
             ),
         ),
         (ValueError, "share must be above 0 and at most 1", lambda: minference.patterns.adaptive(1.5)),
-        (ValueError, "num_threads must be None or an integer", lambda: minference.set_num_threads(0)),
+        (ValueError, "share must be above 0 .*got nan", lambda: minference.patterns.adaptive(float("nan"))),
+        (ValueError, "share must be above 0 .*got 'a'", lambda: minference.patterns.adaptive("a")),
+        (ValueError, "num_threads must be an integer from 1", lambda: minference.set_num_threads(0)),
+        (ValueError, "num_threads must be an integer .*'abc'", lambda: minference.set_num_threads("abc")),
+        (
+            ValueError,
+            "softmax_scale must be finite and not 0, got 'a'",
+            lambda: minference.dense_attention(Q, K, V, softmax_scale="a"),
+        ),
+        (
+            ValueError,
+            r'fallback must be "auto" or "off", got \[1\]',
+            lambda: minference.prefill_attention(Q, K, V, minference.patterns.dense(), fallback=[1]),
+        ),
+        (ValueError, "query must have dtype", lambda: minference.dense_attention(Q.int(), K.int(), V.int())),
+        (
+            TypeError,
+            "column_sums must be a torch tensor or a NumPy array, got list",
+            lambda: minference.select([[1.0]], [[1.0]], minference.patterns.adaptive()),
+        ),
     ],
 )
 def test_refused(error, message, call):
     with pytest.raises(error, match=message):
         call()
+
+
+def test_names_of_minference_1_0_that_are_missing():
+    with pytest.raises(
+        NotImplementedError, match="patch_hf is not available here; available: .*minference_patch"
+    ):
+        from minference import patch_hf  # noqa: F401
+    assert not hasattr(minference, "nonsense")
 
 
 pattern_rows = st.tuples(

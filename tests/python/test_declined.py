@@ -149,7 +149,12 @@ def test_bidirectional():
 
 
 def test_double_precision():
-    assert_declined(make("llama", torch.float64, "spy"), forward(1, 100))
+    def run(model):
+        logits = forward(1, 100)(model.double())
+        model.float()
+        return logits
+
+    assert_declined(make("llama", attn_implementation="spy"), run)
 
 
 def test_short_calls_unless_fallback_is_off():
@@ -212,5 +217,8 @@ def test_traced_and_transformed_models_run_the_previous_implementation():
 def test_compiled_models_run_the_previous_implementation():
     model = make("llama", attn_implementation="sdpa")
     expected = forward(1, 100)(model)
-    compiled = torch.compile(EVERYTHING(model), backend="eager")
+    # A pattern whose logits differ, so that a call taken would show.
+    MInference("a_shape", attn_kwargs={"n_init": 2, "n_local": 30, "fallback": "off"})(model)
+    assert not torch.allclose(forward(1, 100)(model), expected, atol=1e-2)
+    compiled = torch.compile(model, backend="eager")
     torch.testing.assert_close(forward(1, 100)(compiled), expected, atol=1e-5, rtol=1e-5)

@@ -57,6 +57,12 @@ def test_refusals(tmp_path):
         HeadPatterns.builtin("no/such-model")
     with pytest.raises(ValueError, match=r"\[num_layers, num_query_heads, 5\]"):
         HeadPatterns.from_array(LAYERS[0])
+    with pytest.raises(ValueError, match="integers"):
+        HeadPatterns.from_array(LAYERS + 0.7)
+    with pytest.raises(ValueError, match="layers must fit int32, got values from .* to 4294967301"):
+        HeadPatterns.from_array(numpy.where(LAYERS == 7, 2**32 + 5, LAYERS))
+    with pytest.raises(TypeError, match="text must be a str, got int"):
+        HeadPatterns.parse(3)
 
 
 def test_supported_models():
@@ -88,10 +94,36 @@ def test_layers_come_from_a_folder_or_file(tmp_path):
         numpy.testing.assert_array_equal(config.layers(3, 2, own_name)[1][:, :4], LAYERS[1][:, :4])
 
 
-def test_models_without_a_file_are_adaptive():
-    for name in (None, "some/other-model"):
-        layers = MInferenceConfig(model_name=name).layers(2, 4, "unknown")
+def test_models_without_a_file_are_adaptive(tmp_path, monkeypatch):
+    HeadPatterns.from_array(LAYERS).save(tmp_path / "head_patterns.json")
+    # A model without a name has no folder: not the current one either.
+    monkeypatch.chdir(tmp_path)
+    for own_name in ("", "some/other-model"):
+        layers = MInferenceConfig().layers(2, 4, own_name)
         assert all(layer.tolist() == [[4, 0, 0, 0, 950000]] * 4 for layer in layers)
+
+
+@pytest.mark.parametrize("name", ["", "some/other-model"])
+def test_names_that_match_nothing_are_refused(name):
+    with pytest.raises(
+        ValueError, match=r"get_support_models\(\) or a folder that holds head_patterns.json, got"
+    ):
+        MInferenceConfig(model_name=name).layers(2, 4, "meta-llama/Llama-3.1-8B-Instruct")
+
+
+def test_ratios_that_multiply_nothing_or_too_much_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="minference_ratio.* without a head-pattern file.*got 0.5"):
+        MInferenceConfig(attn_kwargs={"minference_ratio": 0.5}).layers(2, 4)
+    path = tmp_path / "patterns.json"
+    HeadPatterns.from_array(LAYERS).save(path)
+    with pytest.raises(ValueError, match="minference_ratio.*below 2.31, got 1000000.0"):
+        MInferenceConfig(config_path=path, attn_kwargs={"minference_ratio": 1e6}).layers(3, 2)
+
+
+def test_advised_checkpoints_are_built_in():
+    from minference.patch import _NATIVE_CHECKPOINTS
+
+    assert set(_NATIVE_CHECKPOINTS.values()) <= set(minference.get_support_models())
 
 
 def test_share_goes_before_files():
@@ -152,8 +184,12 @@ def test_upstream_types_that_are_missing(attn_type):
             {"attn_type": "streaming", "attn_kwargs": {"n_local": -1}},
         ),
         (ValueError, "share must be above 0", {"attn_kwargs": {"share": 0}}),
-        (ValueError, "minference_ratio.* must be above 0", {"attn_kwargs": {"minference_ratio": 0}}),
+        (ValueError, "minference_ratio.* above 0, got 0", {"attn_kwargs": {"minference_ratio": 0}}),
+        (ValueError, "minference_ratio.* must be a finite", {"attn_kwargs": {"minference_ratio": "a"}}),
         (ValueError, "fallback.* must be", {"attn_kwargs": {"fallback": "never"}}),
+        (ValueError, "fallback.* must be", {"attn_kwargs": {"fallback": [1]}}),
+        (ValueError, "attn_kwargs must be a dict or None, got 3", {"attn_kwargs": 3}),
+        (ValueError, r"attn_type must be one of.*got \['a'\]", {"attn_type": ["a"]}),
     ],
 )
 def test_refused_requests(error, message, arguments):

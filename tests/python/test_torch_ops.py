@@ -113,7 +113,40 @@ def test_operators_keep_their_promises():
 
 
 def test_operators_refuse_wrong_shapes_while_tracing():
-    with pytest.raises(Exception, match="minference"):
+    with pytest.raises(Exception, match="query must have 4 dimensions"):
         torch.compile(
             lambda q, k, v: minference.dense_attention(q[0], k, v), fullgraph=True, backend="eager"
+        )(*inputs())
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+@pytest.mark.parametrize(
+    "changed, message",
+    [
+        (
+            {"heads": torch.tensor(HEADS[:3], dtype=torch.int32)},
+            r"heads must be int32 .* = \[4, 5\], got \[3, 5\]",
+        ),
+        ({"heads": torch.tensor(HEADS)}, "heads must be int32 .* of torch.int64"),
+        ({"sequences": torch.tensor([[0, 0, 60, 0]])}, r"sequences must be int64 .*got \[1, 4\]"),
+        (
+            {"sequences": torch.tensor([[0, 0, 60, 0, 60]], dtype=torch.int32)},
+            "sequences must be int64 .*int32",
+        ),
+    ],
+)
+def test_operators_refuse_rows_of_another_form(changed, message, device):
+    from minference import _torch_ops  # noqa: F401
+
+    tensors = dict(zip(("query", "key", "value"), inputs()))
+    tensors |= {"heads": torch.tensor(HEADS, dtype=torch.int32), "sequences": None, **changed}
+    tensors = {name: None if x is None else x.to(device) for name, x in tensors.items()}
+    with pytest.raises(ValueError, match=message):
+        torch.ops.minference.prefill(*tensors.values(), 0.0, True, 1)
+
+
+def test_compiled_calls_refuse_fractions():
+    with pytest.raises(Exception, match="heads must hold integers"):
+        torch.compile(
+            lambda q, k, v: minference.prefill_attention(q, k, v, (0.5,) * 5), fullgraph=True, backend="eager"
         )(*inputs())

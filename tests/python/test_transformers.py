@@ -5,6 +5,7 @@ import gc
 import weakref
 
 import pytest
+import tokenizers
 import torch
 import transformers
 from models import MODELS, make, tokens
@@ -79,6 +80,46 @@ def test_patching_again_replaces_the_patch():
     torch.testing.assert_close(DENSE(model)(ids).logits, before, atol=1e-4, rtol=1e-4)
     assert torch.equal(MInference("hf")(model)(ids).logits, before)
     assert model.config._attn_implementation == "sdpa"
+
+
+def test_a_refused_patch_changes_nothing():
+    model = DENSE(make("llama"))
+    plan = model.model.layers[0].self_attn._minference
+    with pytest.raises(ValueError, match="model_name"):
+        MInference(model_name="no/such-model")(model)
+    assert model.model.layers[0].self_attn._minference is plan
+    assert model.config._attn_implementation == "minference"
+    assert minference.restore(model).config._attn_implementation == "sdpa"
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda model: model.double(), "dtype .*got float64"),
+        (lambda model: model.to("meta"), "on the CPU, got device meta"),
+        (
+            lambda model: [setattr(layer.self_attn, "head_dim", 20) for layer in model.model.layers],
+            "head_dim must be .*got 20",
+        ),
+    ],
+)
+def test_models_that_no_call_would_be_taken_for_are_refused(change, message):
+    model = make("llama")
+    change(model)
+    with pytest.raises(NotImplementedError, match=message):
+        EVERYTHING(model)
+    assert model.config._attn_implementation == "sdpa"
+
+
+def test_another_default_device_changes_nothing():
+    plan = EVERYTHING(make("llama")).model.layers[0].self_attn._minference
+    query = torch.randn(1, 4, 100, 64)
+    with torch.device("meta"):
+        mask = call_mask.describe(lambda: None, 1, 100, 100).as_tensor()
+        out = plan.run(query, query, query, call_mask.of_tensor(mask), None)
+        first = [[[0]] * 4]
+        sparse = minference.vertical_slash_sparse_attention(query, query, query, first, first)
+    assert mask.is_cpu and out.is_cpu and sparse.is_cpu
 
 
 def test_saved_models_know_nothing_of_the_patch(tmp_path):
@@ -185,7 +226,6 @@ def test_generate(name, options, taken):
 
 
 def test_pipeline(tmp_path, taken):
-    tokenizers = pytest.importorskip("tokenizers")
     words = {f"w{i}": i for i in range(128)}
     words["<unk>"] = words.pop("w127")
     tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="<unk>"))

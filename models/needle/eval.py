@@ -104,6 +104,8 @@ def main() -> None:
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
     torch.set_num_threads(args.threads)
+    if args.output:
+        args.output.parent.mkdir(parents=True, exist_ok=True)
     model, tokenizer = needle.load(args.model)
     rows = []
     for length in args.lengths:

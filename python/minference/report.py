@@ -148,7 +148,7 @@ class _Recorder:
 
 @contextlib.contextmanager
 def record(model, kept_mass=False):
-    """Record what a patched model computes inside a ``with`` block.
+    """Record what a patched model computes inside a ``with`` block; inside another one, the inner one records.
 
     Parameters
     ----------
@@ -178,10 +178,11 @@ def record(model, kept_mass=False):
     if any(plan.static for plan in plans):
         raise NotImplementedError("attn_type must not be 'static' while recording")
     report = Report([LayerReport(plan.layer) for plan in plans])
+    outer = [plan.recorder for plan in plans]
     for plan, layer in zip(plans, report.layers):
         plan.recorder = _Recorder(layer, kept_mass)
     try:
         yield report
     finally:
-        for plan in plans:
-            plan.recorder = None
+        for plan, recorder in zip(plans, outer):
+            plan.recorder = recorder

@@ -6,9 +6,6 @@ import json
 
 import pytest
 
-pytest.importorskip("rich")
-pytest.importorskip("transformers")
-
 from minference.cli import main
 from minference.needle import model as needle
 
@@ -145,7 +142,7 @@ def test_inspect_refuses_heads_that_are_not_there(tmp_path, capsys):
 
 
 def test_bench_forms(tmp_path, capsys):
-    result_file = tmp_path / "kernels.json"
+    result_file = tmp_path / "new folder" / "kernels.json"
     common = ("bench", "--lengths", "512", "--heads", "4", "--repeats", "1")
     assert exit_code(*common, "--format", "csv", "--output", str(result_file)) == 0
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))

@@ -63,6 +63,18 @@ def test_recording_changes_no_result_and_ends():
 
 
 @torch.no_grad()
+def test_recording_inside_recording_leaves_the_outer_one():
+    model = SPARSE(make("llama"))
+    with record(model) as outer:
+        model(tokens(1, 100))
+        with record(model) as inner:
+            model(tokens(1, 100))
+        model(tokens(1, 100))
+    assert [layer.calls for layer in outer.layers] == [2, 2]
+    assert [layer.calls for layer in inner.layers] == [1, 1]
+
+
+@torch.no_grad()
 def test_chunks_add_up():
     model = SPARSE(make("llama"))
     ids, cache = tokens(1, 200), transformers.DynamicCache(config=model.config)

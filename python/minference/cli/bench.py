@@ -8,6 +8,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from . import options
 from .machine import describe
@@ -188,6 +189,9 @@ def run(args) -> int:
 
     if args.heads % _GROUP and args.heads > _GROUP:
         raise ValueError(f"--heads must be at most {_GROUP} or a multiple of it, got {args.heads}")
+    if args.output:
+        # Before the minutes of measuring, so that a folder that cannot be made costs none.
+        Path(args.output).parent.mkdir(parents=True, exist_ok=True)
     threads = options.set_threads(args)
     layer = HeadPatterns.builtin(_MODEL).layer(_LAYER)
     # Evenly spaced heads of the layer, so that few stand for all.
@@ -199,9 +203,7 @@ def run(args) -> int:
                 rows += _measure(length, args, heads, advance)
     result = describe("Attention kernels against PyTorch's SDPA", threads, rows)
     if args.output:
-        with open(args.output, "w", encoding="utf-8") as file:
-            json.dump(result, file, indent=2)
-            file.write("\n")
+        Path(args.output).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     if args.json:
         print(json.dumps(result, indent=2))
     elif args.format == "table":

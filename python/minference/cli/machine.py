@@ -21,18 +21,23 @@ def _cpu() -> str:
     return platform.processor() or platform.machine()
 
 
+def _git(*arguments: str) -> str:
+    folder = Path(__file__).resolve().parent
+    return subprocess.run(
+        ["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True
+    ).stdout.strip()
+
+
 def _commit() -> str:
-    """The commit of the checkout around the current directory, with a "+" when files differ from it."""
+    """The commit of the checkout that holds this package, or the virtual environment it is installed in, with a "+" when
+    files differ from it; "unknown" outside a checkout."""
     try:
-        commit = subprocess.run(
-            ["git", "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True
-        )
-        changes = subprocess.run(
-            ["git", "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True
-        )
+        if not Path(_git("rev-parse", "--show-toplevel"), "python", "minference").is_dir():
+            return "unknown"
+        commit, changes = _git("rev-parse", "--short=12", "HEAD"), _git("status", "--porcelain", "-uno")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-    return commit.stdout.strip() + ("+" if changes.stdout.strip() else "")
+    return commit + ("+" if changes else "")
 
 
 def describe(title: str, threads: int, rows: list[dict]) -> dict:

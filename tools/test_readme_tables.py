@@ -52,11 +52,14 @@ def test_figures():
 
 def test_rates_of_the_c_plus_plus_benchmarks(tmp_path):
     rows = [
-        {"kernel": "amx", "length": length, "rate": 1.234e12, "share": 0.7, "speedup": 1.5} for length in (64, 128)
+        {"kernel": "amx", "length": length, "rate": 1.234e12, "share": 0.7, "speedup": 1.5}
+        for length in (64, 128)
     ]
     del rows[1]["speedup"]
     (tmp_path / "r.json").write_text(json.dumps({"interleaved_pairs": 9, "rates": rows, "costs": [{}]}))
-    marker = '<!-- table r.json length==max kernel="kernel" rate*1e-12="TFLOP/s" share="share" speedup="two" -->'
+    marker = (
+        '<!-- table r.json length==max kernel="kernel" rate*1e-12="TFLOP/s" share="share" speedup="two" -->'
+    )
     filled = readme_tables.fill(f"{marker}\n<!-- /table -->\n", tmp_path)
     assert filled.splitlines()[1:] == [
         "| kernel | TFLOP/s | share | two |",

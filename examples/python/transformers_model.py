@@ -11,7 +11,7 @@ from minference.needle.prompts import make_prompt
 # The embedded model stands in for `AutoModelForCausalLM.from_pretrained("meta-llama/Llama-3.1-8B-Instruct")`.
 model, tokenizer = needle.load()
 prompt = make_prompt(tokenizer, "multikey", length=8192, seed=0)
-inputs = tokenizer(prompt.text, return_tensors="pt")
+inputs = tokenizer(prompt.text, return_tensors="pt", return_token_type_ids=False)
 
 
 def answer():

@@ -5,8 +5,6 @@ import re
 import numpy as np
 import pytest
 
-pytest.importorskip("transformers")
-
 from minference import MInference, restore
 from minference.greedy import after_each_layer, answer, attention_left_out
 from minference.needle import haystack

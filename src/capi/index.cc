@@ -3,9 +3,12 @@
 #include <memory>
 #include <vector>
 
+#include "capi/context.h"
+#include "capi/patterns.h"
 #include "capi/status.h"
 #include "capi/tensors.h"
 #include "kernels/index/index.h"
+#include "prefill/prefill.h"
 
 namespace minference::capi {
 namespace {
@@ -31,6 +34,25 @@ void check_members(const minference_tensor& tensor, const char* name, std::int64
                 std::string(name) + ".dtype", "must be MINFERENCE_I32 (4) or MINFERENCE_I64 (5)",
                 tensor.dtype);
   check_tensor(tensor, name, {.shape = {1, num_heads, 1, kAnySize}});
+}
+
+// Checks `args` and runs the steps that its heads need.
+sparse::SparseIndex checked_index(const ContextLease& context, const minference_index_args& args) {
+  const LayerTensors layer = check_layer(args.query, args.key, nullptr, nullptr, nullptr);
+  base::require(layer.batch == 1, "query.shape[0]", "must be 1 (one sequence)", layer.batch);
+  const bool causal = args.non_causal == 0;
+  if (causal)
+    base::require(layer.q_len <= layer.kv_len, "query.shape[2]",
+                  "must be <= kv_len = " + std::to_string(layer.kv_len) + " when causal", layer.q_len);
+  const auto heads = checked_heads(args.heads, args.num_heads, layer.num_query_heads, causal);
+  prefill::Statistics unused;
+  return prefill::build_index({.query = input_heads(args.query, 0, 0, layer.q_len),
+                               .key = input_heads(args.key, 0, 0, layer.kv_len),
+                               .softmax_scale = checked_softmax_scale(args.softmax_scale, layer.head_dim),
+                               .causal = causal,
+                               .heads = heads,
+                               .fallback = checked_fallback(args.fallback)},
+                              context.isa(), context.executor(), unused);
 }
 
 }  // namespace
@@ -68,7 +90,7 @@ minference_status minference_index_create(minference_context* context, const min
   return capi::guarded([&] {
     const capi::ContextLease lease(context);
     capi::not_null(index, "index");
-    *index = new minference_index{capi::build_checked_index(lease, capi::checked_struct(args, "args"))};
+    *index = new minference_index{capi::checked_index(lease, capi::checked_struct(args, "args"))};
   });
 }
 

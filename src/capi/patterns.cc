@@ -56,6 +56,12 @@ std::vector<sparse::HeadPattern> checked_heads(const minference_head_pattern* he
   return checked;
 }
 
+prefill::Fallback checked_fallback(std::int32_t fallback) {
+  base::require(fallback == MINFERENCE_FALLBACK_AUTO || fallback == MINFERENCE_FALLBACK_OFF, "fallback",
+                "must be MINFERENCE_FALLBACK_AUTO (0) or MINFERENCE_FALLBACK_OFF (1)", fallback);
+  return static_cast<prefill::Fallback>(fallback);
+}
+
 }  // namespace minference::capi
 
 using namespace minference;

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "minference/minference.h"
+#include "prefill/prefill.h"
 #include "sparse/head_pattern.h"
 
 struct minference_patterns {
@@ -21,5 +22,7 @@ std::vector<sparse::HeadPattern> checked_heads(const minference_head_pattern* he
 // estimation.
 std::vector<sparse::HeadPattern> checked_heads(const minference_head_pattern* heads, std::int64_t num_heads,
                                                std::int64_t num_query_heads, bool causal);
+
+prefill::Fallback checked_fallback(std::int32_t fallback);
 
 }  // namespace minference::capi

@@ -6,7 +6,6 @@
 #include <vector>
 
 #include "capi/context.h"
-#include "capi/index.h"
 #include "capi/patterns.h"
 #include "capi/status.h"
 #include "capi/tensors.h"
@@ -75,9 +74,9 @@ void clear_rows(const LayerTensors& layer, std::int64_t batch, std::int64_t begi
   for (std::int64_t h = 0; h < out.heads; ++h)
     for (std::int64_t r = 0; r < out.rows; ++r) {
       const std::size_t bytes = base::size_of(out.dtype);
-      std::memset(
-          out.row<char>(0, 0) + (h * out.head_stride + r * out.row_stride) * static_cast<std::int64_t>(bytes),
-          0, static_cast<std::size_t>(out.dim) * bytes);
+      std::memset(static_cast<char*>(out.data) +
+                      (h * out.head_stride + r * out.row_stride) * static_cast<std::int64_t>(bytes),
+                  0, static_cast<std::size_t>(out.dim) * bytes);
       if (lse.data) lse.at(h, r) = -std::numeric_limits<float>::infinity();
     }
 }
@@ -96,14 +95,6 @@ void clear_padding(const LayerTensors& layer, const std::vector<minference_seque
     clear_rows(layer, b, done, layer.q_len);
   }
 }
-
-prefill::Fallback checked_fallback(std::int32_t fallback) {
-  base::require(fallback == MINFERENCE_FALLBACK_AUTO || fallback == MINFERENCE_FALLBACK_OFF, "fallback",
-                "must be MINFERENCE_FALLBACK_AUTO (0) or MINFERENCE_FALLBACK_OFF (1)", fallback);
-  return static_cast<prefill::Fallback>(fallback);
-}
-
-}  // namespace
 
 void run_prefill(const ContextLease& context, const minference_prefill_args& args,
                  minference_statistics* statistics) {
@@ -147,24 +138,7 @@ void run_prefill(const ContextLease& context, const minference_prefill_args& arg
   statistics->all_pairs = total.all_pairs;
 }
 
-sparse::SparseIndex build_checked_index(const ContextLease& context, const minference_index_args& args) {
-  const LayerTensors layer = check_layer(args.query, args.key, nullptr, nullptr, nullptr);
-  base::require(layer.batch == 1, "query.shape[0]", "must be 1 (one sequence)", layer.batch);
-  const bool causal = args.non_causal == 0;
-  if (causal)
-    base::require(layer.q_len <= layer.kv_len, "query.shape[2]",
-                  "must be <= kv_len = " + std::to_string(layer.kv_len) + " when causal", layer.q_len);
-  const auto heads = checked_heads(args.heads, args.num_heads, layer.num_query_heads, causal);
-  prefill::Statistics unused;
-  return prefill::build_index({.query = input_heads(args.query, 0, 0, layer.q_len),
-                               .key = input_heads(args.key, 0, 0, layer.kv_len),
-                               .softmax_scale = checked_softmax_scale(args.softmax_scale, layer.head_dim),
-                               .causal = causal,
-                               .heads = heads,
-                               .fallback = checked_fallback(args.fallback)},
-                              context.isa(), context.executor(), unused);
-}
-
+}  // namespace
 }  // namespace minference::capi
 
 using namespace minference;

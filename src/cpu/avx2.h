@@ -42,9 +42,6 @@ struct Simd {
   static F32x16 subtract(F32x16 a, F32x16 b) {
     return {_mm256_sub_ps(a.low, b.low), _mm256_sub_ps(a.high, b.high)};
   }
-  static F32x16 divide(F32x16 a, F32x16 b) {
-    return {_mm256_div_ps(a.low, b.low), _mm256_div_ps(a.high, b.high)};
-  }
   static F32x16 maximum(F32x16 a, F32x16 b) {
     return {_mm256_max_ps(a.low, b.low), _mm256_max_ps(a.high, b.high)};
   }

@@ -11,7 +11,7 @@ namespace minference::cpu::avx512 {
 namespace {
 
 // Sixteen f32 lanes in one register. The same words, with the same meaning, exist for every instruction set
-// (avx2.h, portable.h); a Mask has one bit a lane.
+// (avx2.h, portable.h); a mask has one bit a lane.
 struct Simd {
   using F32x16 = __m512;
 
@@ -24,7 +24,6 @@ struct Simd {
   static F32x16 multiply_add(F32x16 a, F32x16 b, F32x16 c) { return _mm512_fmadd_ps(a, b, c); }
   static F32x16 multiply_subtract(F32x16 a, F32x16 b, F32x16 c) { return _mm512_fmsub_ps(a, b, c); }
   static F32x16 subtract(F32x16 a, F32x16 b) { return _mm512_sub_ps(a, b); }
-  static F32x16 divide(F32x16 a, F32x16 b) { return _mm512_div_ps(a, b); }
   static F32x16 maximum(F32x16 a, F32x16 b) { return _mm512_max_ps(a, b); }
 
   // A bit where a < b; never where either is NaN.

@@ -50,10 +50,6 @@ struct Simd {
     for (int i = 0; i < 4; ++i) a.part[i] -= b.part[i];
     return a;
   }
-  static F32x16 divide(F32x16 a, const F32x16& b) {
-    for (int i = 0; i < 4; ++i) a.part[i] /= b.part[i];
-    return a;
-  }
   static F32x16 maximum(F32x16 a, const F32x16& b) {
     for (int i = 0; i < 4; ++i) a.part[i] = a.part[i] > b.part[i] ? a.part[i] : b.part[i];
     return a;

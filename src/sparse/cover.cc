@@ -11,7 +11,7 @@ std::vector<std::int32_t> cover_offsets(std::span<const std::int32_t> offsets) {
   std::vector<std::int32_t> tiles;
   std::int64_t uncovered_end =
       std::numeric_limits<std::int64_t>::max();  // every key of U at or after it is covered
-  for (const std::int64_t offset : unique_columns(offsets)) {
+  for (const std::int64_t offset : sorted_unique(offsets)) {
     // Ascending offsets are bands from right to left, and a tile that ends inside a band reaches past its
     // first key: a band starts at most one tile.
     const std::int64_t band_begin = -offset;
@@ -23,8 +23,8 @@ std::vector<std::int32_t> cover_offsets(std::span<const std::int32_t> offsets) {
   return tiles;
 }
 
-std::vector<std::int32_t> unique_columns(std::span<const std::int32_t> columns) {
-  std::vector<std::int32_t> unique(columns.begin(), columns.end());
+std::vector<std::int32_t> sorted_unique(std::span<const std::int32_t> members) {
+  std::vector<std::int32_t> unique(members.begin(), members.end());
   if (!std::is_sorted(unique.begin(), unique.end())) std::sort(unique.begin(), unique.end());
   unique.erase(std::unique(unique.begin(), unique.end()), unique.end());
   return unique;

@@ -12,7 +12,7 @@ namespace minference::sparse {
 // diagonal) are legal.
 std::vector<std::int32_t> cover_offsets(std::span<const std::int32_t> offsets);
 
-// Sorts and removes duplicates.
-std::vector<std::int32_t> unique_columns(std::span<const std::int32_t> columns);
+// Columns or offsets ascending, without duplicates.
+std::vector<std::int32_t> sorted_unique(std::span<const std::int32_t> members);
 
 }  // namespace minference::sparse

@@ -5,14 +5,11 @@
 namespace minference::kernels {
 namespace {
 
-bool supports_all(base::DType, std::int64_t) {
+bool any_shape(base::DType, std::int64_t) {
   return true;
 }
-bool supports_multiples_of_8(base::DType, std::int64_t head_dim) {
-  return head_dim % 8 == 0;
-}
-bool supports_bf16(base::DType dtype, std::int64_t head_dim) {
-  return dtype == base::DType::bf16 && head_dim % 8 == 0;
+bool bf16_only(base::DType dtype, std::int64_t) {
+  return dtype == base::DType::bf16;
 }
 
 template <const estimate::Steps& (*steps)()>
@@ -21,10 +18,10 @@ void run(const EstimateCall& call, base::Executor& executor) {
 }
 
 constexpr EstimateKernel kKernels[] = {
-    {"avx512bf16", base::Isa::avx512bf16, supports_bf16, run<estimate::avx512bf16_steps>},
-    {"avx512", base::Isa::avx512, supports_multiples_of_8, run<estimate::avx512_steps>},
-    {"avx2", base::Isa::avx2, supports_multiples_of_8, run<estimate::avx2_steps>},
-    {"portable", base::Isa::portable, supports_all, run<estimate::portable_steps>},
+    {"avx512bf16", base::Isa::avx512bf16, bf16_only, run<estimate::avx512bf16_steps>},
+    {"avx512", base::Isa::avx512, any_shape, run<estimate::avx512_steps>},
+    {"avx2", base::Isa::avx2, any_shape, run<estimate::avx2_steps>},
+    {"portable", base::Isa::portable, any_shape, run<estimate::portable_steps>},
 };
 
 }  // namespace

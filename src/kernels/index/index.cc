@@ -62,7 +62,7 @@ sparse::HeadIndex index_vertical_slash(std::span<const std::int32_t> columns,
   sparse::HeadIndex head;
   head.form = sparse::IndexForm::relative;
   head.tiles = sparse::cover_offsets(offsets);
-  head.columns = sparse::unique_columns(columns);
+  head.columns = sparse::sorted_unique(columns);
   return head;
 }
 

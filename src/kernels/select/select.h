@@ -29,8 +29,9 @@ Selection select_published(std::span<const float> column_sums, std::span<const f
 
 // Adaptive selection: single columns and bands of 64 adjacent offsets in the order of their own mass per cost, until
 // together they surely keep `share` (0..1) of the mass of the rows behind the sums, however these lie in the call's row
-// blocks. Forced members are kept as above, and so are the 128 columns with the most mass of their own; a share of 1, or
-// NaN in the sums, keeps everything. `column_cost`: cost of one column of a row block in units of a 64 x 64 tile, above 0.
+// blocks. Forced members are kept as above, and so are the 128 columns with the most mass of their own; a share
+// of 1, or NaN in the diagonal sums, keeps every diagonal and so every pair. `column_cost`: cost of one column of
+// a row block in units of a 64 x 64 tile, above 0.
 // docs/algorithm.md, "Selection: adaptive".
 Selection select_adaptive(std::span<const float> column_sums, std::span<const float> diagonal_sums,
                           double share, double column_cost);

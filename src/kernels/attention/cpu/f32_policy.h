@@ -7,7 +7,7 @@
 namespace minference::kernels {
 
 // TransposedLoop policy of f32 arithmetic on the vector words of cpu/<isa>.h: inputs of other types are
-// converted when they are packed. `Simd` also has broadcast_lanes(float).
+// converted when they are packed.
 template <class Simd, int kBlockSize, int kNumVectors>
 struct F32Policy : Simd {
   using typename Simd::F32x16;

@@ -9,11 +9,14 @@ constexpr std::int64_t kOperandBytes = sizeof(Operand);
 // Keys of one task; even.
 constexpr std::int64_t kTaskKeys = 512;
 
-// Whether many tiles begin at odd keys.
+// Whether many tiles begin at odd keys. Those of whole ranges are laid from the right: from the last row of a row
+// block when causal, from the last key when not.
 bool has_odd_tiles(const sparse::SparseIndex& index) {
   const bool odd_origin = sparse::position_of_row(index.q_len, index.kv_len, 0) % 2 != 0;
+  const bool odd_length = index.kv_len % 2 != 0;
   return std::any_of(index.heads.begin(), index.heads.end(), [&](const sparse::HeadIndex& head) {
     if (head.form == sparse::IndexForm::blocks) return false;
+    if (head.form == sparse::IndexForm::all && !index.causal) return odd_length;
     if (head.form != sparse::IndexForm::relative) return odd_origin;
     const auto is_odd = [&](std::int32_t start) { return (start % 2 != 0) != odd_origin; };
     return std::any_of(head.tiles.begin(), head.tiles.end(), is_odd);

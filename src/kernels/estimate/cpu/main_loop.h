@@ -7,9 +7,9 @@
 // Words is a Simd of src/cpu and, added to it:
 //   sum(x): of all lanes; shift_in(low, high): (low[15], high[0], ..., high[14])
 //   kTileKeys, kTileVectors: the register tile of the score loop; they divide kBlockKeys and 4
-//   Key: the element that the score loop reads; kDirect: the dtype of keys that are such elements; keys of
-//   another dtype are converted to f32 kDimsPerStep; key_at(key, step): a step's elements in every lane;
-//   dot(query, key, sum): sum + one step's products
+//   Key: the element that the score loop reads; kDirect: the dtype of keys that it reads in place, those of
+//   another dtype are converted first; kDimsPerStep: dimensions multiplied at once, a divisor of 8
+//   key_at(key, step): a step's elements in every lane; dot(query, key, sum): sum + one step's products
 
 #include <cstring>
 

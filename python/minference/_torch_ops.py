@@ -15,7 +15,7 @@ from ._arrays import arrays_of, require_four_dimensions
 
 
 def _require_patterns(query, heads, sequences):
-    """The library reads rows of five numbers from bare addresses: their type and shape are checked here, values there."""
+    """The library reads rows of five numbers from bare addresses, and checks their values only."""
     require_four_dimensions(query.ndim, "query", query.shape)
     if (
         heads.dtype != torch.int32
@@ -65,7 +65,8 @@ def _prefill(
         key,
         value,
         (heads.data_ptr(), heads.shape[0]),
-        (None, 0) if rows is None else (rows.data_ptr(), rows.shape[0]),
+        # No address stands for every entry whole, and an empty tensor has none: any will do for no rows.
+        (None, 0) if rows is None else (rows.data_ptr() or heads.data_ptr(), rows.shape[0]),
         softmax_scale,
         causal,
         fallback,
@@ -111,7 +112,9 @@ def _integers(array, name, dtype):
     array = array if isinstance(array, torch.Tensor) else torch.as_tensor(array, device="cpu")
     if array.is_floating_point() or array.is_complex() or array.dtype == torch.bool:
         raise ValueError(f"{name} must hold integers, got {array.dtype}")
-    return array.to(dtype)
+    # Values cannot be looked at here. As sizes, the limits mean what is beyond them; elsewhere both are refused.
+    limits = torch.iinfo(dtype)
+    return array.clamp(limits.min, limits.max).to(dtype)
 
 
 def prefill(query, key, value, heads, sequences, softmax_scale, causal, fallback):

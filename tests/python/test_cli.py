@@ -3,10 +3,12 @@
 import csv
 import io
 import json
+import subprocess
+from pathlib import Path
 
 import pytest
 
-from minference.cli import main
+from minference.cli import machine, main
 from minference.needle import model as needle
 
 COMMANDS = ("demo", "models", "inspect", "bench")
@@ -155,3 +157,13 @@ def test_bench_forms(tmp_path, capsys):
     assert capsys.readouterr().out.startswith("| length | attention |")
     assert exit_code(*common) == 0
     assert "speed-up" in capsys.readouterr().out
+
+
+def test_results_name_the_commit_of_the_package(monkeypatch, tmp_path):
+    here = Path(machine.__file__).parent
+    head = subprocess.run(
+        ["git", "-C", here, "rev-parse", "HEAD"], capture_output=True, text=True
+    ).stdout.strip()
+    monkeypatch.chdir(tmp_path)
+    commit = machine.describe("a test", 1, [])["commit"].rstrip("+")
+    assert commit == "unknown" if not head else head.startswith(commit)

@@ -150,3 +150,20 @@ def test_compiled_calls_refuse_fractions():
         torch.compile(
             lambda q, k, v: minference.prefill_attention(q, k, v, (0.5,) * 5), fullgraph=True, backend="eager"
         )(*inputs())
+
+
+def test_compiled_calls_do_not_wrap_numbers():
+    heads = torch.tensor([2**32, 0, 0, 0, 0])
+    with pytest.raises(Exception, match=r"heads\[0\].pattern"):
+        torch.compile(lambda q, k, v: minference.prefill_attention(q, k, v, heads), backend="eager")(
+            *inputs()
+        )
+
+
+def test_no_sequences_are_no_rows():
+    from minference import _torch_ops  # noqa: F401
+
+    query, key, value = inputs()
+    heads, none = torch.tensor(HEADS, dtype=torch.int32), torch.empty(0, 5, dtype=torch.int64)
+    out, lse = torch.ops.minference.prefill(query, key, value, heads, none, 0.0, True, 1)
+    assert not out.any() and (lse == -torch.inf).all()

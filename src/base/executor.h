@@ -70,8 +70,9 @@ using HostParallelFor = void (*)(void* state, std::int64_t num_tasks,
 
 std::unique_ptr<Executor> make_host_executor(int num_workers, HostParallelFor parallel_for, void* state);
 
-// A pool of threads that sleep between loops and start at the first one. `cpus` pins worker i to cpus[i % size]
-// when not empty; otherwise workers may use what allowed_cpus() is now, whatever the calling thread is bound to.
+// A pool of threads that sleep between loops and start at the first one. `cpus` pins worker i to
+// cpus[i % size] when not empty; otherwise workers may use what allowed_cpus() is now, whatever the calling
+// thread is bound to.
 // The pool survives fork(): the child starts threads of its own at its first loop.
 std::unique_ptr<Executor> make_thread_pool(int num_workers, std::vector<int> cpus = {});
 

@@ -21,11 +21,11 @@ namespace minference::kernels {
 // softmax and sums are f32 (the scale is applied to f32 scores, never folded into a rounded query; f16 is
 // never rounded to bf16). out aliases no input. Same inputs, same bits, whatever the number of workers.
 //
-// Inputs are finite. Keys are multiplied a tile at a time, and a masked pair's probability of 0 does not undo a
-// value that is not finite: such a value may turn rows of a row slice that has its key to NaN, though the row
-// does not list the key (keys right of the diagonal in the diagonal's tile, columns inside the slice). Rows of
-// other slices never see it, except that the AMX kernel takes keys and columns in units of 32: there, one
-// listed member of a unit is enough.
+// Inputs are finite. Kernels multiply whole tiles, and a masked pair's probability of 0 does not undo a value
+// that is not finite: it may turn rows that do not list its key to NaN, but only rows of a slice that has the
+// key for others (right of the diagonal in the diagonal's tile, columns inside the slice). Rows of slices before
+// the key never see it. The AMX kernel takes 32 keys at once, and with the last keys of a clipped tile those
+// that follow it.
 struct AttentionCall {
   base::InputHeads query;  // [num_query_heads, q_len, head_dim]
   base::InputHeads key;    // [num_kv_heads, kv_len, head_dim]

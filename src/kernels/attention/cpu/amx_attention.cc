@@ -75,6 +75,7 @@ constexpr std::int64_t column_unit_bytes(std::int64_t padded_dim) {
 // A unit of gathered columns as one row slice sees it: columns that are not the slice's have kNoKey.
 struct ColumnUnit {
   std::int64_t unit;
+  const std::byte* packed;
   std::int32_t first, last;  // of the slice's columns
   bool complete;             // all 32 are the slice's
   std::int32_t positions[kUnitKeys];
@@ -87,10 +88,12 @@ struct HeadKeys {
   std::vector<ColumnUnit> columns;
   const std::byte* packed;  // of its KV head
   const std::byte* packed_columns;
+  base::AlignedBuffer<std::byte>
+      last_columns;  // the last unit, packed for this slice where it reaches beyond
 };
 
 // Lists the columns of `all`, in their packed units, that are in `keys`, a part of them.
-void list_column_units(const std::vector<std::int32_t>& all, HeadKeys& head) {
+void list_column_units(const std::vector<std::int32_t>& all, std::int64_t padded_dim, HeadKeys& head) {
   head.columns.clear();
   auto next = head.keys.columns.begin();
   const auto end = head.keys.columns.end();
@@ -99,6 +102,7 @@ void list_column_units(const std::vector<std::int32_t>& all, HeadKeys& head) {
     if (*next > all[begin + count - 1]) continue;
     ColumnUnit& unit = head.columns.emplace_back();
     unit.unit = static_cast<std::int64_t>(begin / kUnitKeys);
+    unit.packed = head.packed_columns + unit.unit * column_unit_bytes(padded_dim);
     unit.first = *next;
     unit.complete = count == kUnitKeys && end - next >= kUnitKeys && *next == all[begin] &&
                     next[kUnitKeys - 1] == all[begin + kUnitKeys - 1];
@@ -214,7 +218,7 @@ class UnitCursor {
 
   void next_of_columns(const ColumnUnit& columns, Unit& unit, std::int32_t* positions) {
     const std::int64_t padded_dim = source_.layout->padded_dim;
-    unit.key = head_->packed_columns + columns.unit * column_unit_bytes(padded_dim);
+    unit.key = columns.packed;
     unit.value = unit.key + 2 * key_block_bytes(padded_dim);
     unit.value_plane_bytes = kUnitKeys / 2 * kValueRowBytes;
     unit.masked = !columns.complete || (head_->keys.columns_masked &&
@@ -320,6 +324,9 @@ class Attention {
       for (HeadKeys& head : worker.heads) {
         sparse::reserve_keys(index_, head.keys);
         head.columns.reserve(most_columns / kUnitKeys + 1);
+        if (most_columns > 0)
+          head.last_columns =
+              base::AlignedBuffer<std::byte>(static_cast<std::size_t>(column_unit_bytes(padded_dim_)));
       }
     }
     list_work();
@@ -377,7 +384,7 @@ class Attention {
       PackedColumns& columns = columns_[static_cast<std::size_t>(head)];
       columns.data = data;
       executor_.parallel_for(columns.num_units, [&](std::int64_t unit, int) {
-        pack_column_unit(head, unit, data + unit * column_unit_bytes(padded_dim_));
+        pack_column_unit(head, unit, call_.key.rows, data + unit * column_unit_bytes(padded_dim_));
       });
       data += columns.num_units * column_unit_bytes(padded_dim_);
     }
@@ -406,13 +413,15 @@ class Attention {
     }
   }
 
-  void pack_column_unit(std::int64_t head, std::int64_t unit, std::byte* packed) {
+  // Columns at or after key `end` become zeros.
+  void pack_column_unit(std::int64_t head, std::int64_t unit, std::int64_t end, std::byte* packed) {
     const std::vector<std::int32_t>& columns = index_.heads[static_cast<std::size_t>(head)].columns;
     const bfloat16* keys[kUnitKeys];
     const bfloat16* values[kUnitKeys];
     for (std::int64_t i = 0; i < kUnitKeys; ++i) {
       const auto column = static_cast<std::size_t>(unit * kUnitKeys + i);
-      const std::int64_t position = column < columns.size() ? columns[column] : call_.key.rows;
+      const bool present = column < columns.size() && columns[column] < end;
+      const std::int64_t position = present ? columns[column] : call_.key.rows;
       keys[i] = row_or_zeros(call_.key, head / group(), position);
       values[i] = row_or_zeros(call_.value, head / group(), position);
     }
@@ -457,10 +466,19 @@ class Attention {
 
   void list_keys(std::int64_t head, const sparse::RowSlice& slice, HeadKeys& keys) {
     sparse::keys_of_slice(index_, head, slice, keys.keys);
-    list_column_units(index_.heads[static_cast<std::size_t>(head)].columns, keys);
     keys.head = head;
     keys.packed = packed(head / group());
     keys.packed_columns = columns_[static_cast<std::size_t>(head)].data;
+    const std::vector<std::int32_t>& columns = index_.heads[static_cast<std::size_t>(head)].columns;
+    list_column_units(columns, padded_dim_, keys);
+    if (keys.columns.empty() || !index_.causal) return;
+    // A value after the slice must not be multiplied, not even by 0, which an infinite one survives.
+    ColumnUnit& last = keys.columns.back();
+    const auto end_of_unit = static_cast<std::size_t>((last.unit + 1) * kUnitKeys);
+    const std::int64_t key_end = sparse::position_of_row(index_.q_len, index_.kv_len, slice.end);
+    if (columns[std::min(end_of_unit, columns.size()) - 1] < key_end) return;
+    pack_column_unit(head, last.unit, key_end, keys.last_columns.data());
+    last.packed = keys.last_columns.data();
   }
 
   // Query rows [begin, end) of a head.

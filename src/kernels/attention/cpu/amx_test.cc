@@ -111,6 +111,20 @@ class Problem {
     EXPECT_LT(worst_lse, 1e-3);
   }
 
+  // Makes a value of KV head 0 infinite.
+  void spoil_value(std::int64_t key) {
+    value_[static_cast<std::size_t>(key * row_stride())] =
+        base::from_float<bfloat16>(std::numeric_limits<float>::infinity());
+  }
+  // Whether row `row` of head 0 is finite.
+  bool is_finite(const Result& result, std::int64_t row) const {
+    for (std::int64_t d = 0; d < shape_.head_dim; ++d)
+      if (!std::isfinite(
+              base::to_float(bfloat16{result.out[static_cast<std::size_t>(row * row_stride() + d)]})))
+        return false;
+    return true;
+  }
+
   std::int64_t position(std::int64_t row) const { return shape_.kv_len - shape_.q_len + row; }
 
   sparse::SparseIndex index;
@@ -203,6 +217,21 @@ TEST(AmxAttention, VerticalSlash) {
       return std::count(index.columns.begin(), index.columns.end(), k) > 0;
     });
   }
+}
+
+// Columns 32..59 and 200..203 share a packed unit.
+TEST(AmxAttention, ValuesOfLaterColumnsTouchNothing) {
+  if (base::available_isa() < base::Isa::avx512bf16) GTEST_SKIP() << "this machine has no AVX512_BF16";
+  Problem problem({256, 256, 1, 1, 64});
+  HeadIndex& index = problem.index.heads[0];
+  index.form = IndexForm::relative;
+  index.tiles = {0};
+  for (std::int32_t k = 0; k < 60; ++k) index.columns.push_back(k);
+  for (std::int32_t k = 200; k < 204; ++k) index.columns.push_back(k);
+  problem.spoil_value(200);
+  const Problem::Result result = problem.run(amx::kEmulatedStages, 2);
+  for (std::int64_t row = 0; row < 192; ++row) ASSERT_TRUE(problem.is_finite(result, row)) << "row " << row;
+  EXPECT_FALSE(problem.is_finite(result, 200));
 }
 
 TEST(AmxAttention, Window) {

@@ -9,8 +9,8 @@ constexpr std::int64_t kOperandBytes = sizeof(Operand);
 // Keys of one task; even.
 constexpr std::int64_t kTaskKeys = 512;
 
-// Whether many tiles begin at odd keys. Those of whole ranges are laid from the right: from the last row of a row
-// block when causal, from the last key when not.
+// Whether many tiles begin at odd keys. Those of whole ranges are laid from the right: from the last row of a
+// row block when causal, from the last key when not.
 bool has_odd_tiles(const sparse::SparseIndex& index) {
   const bool odd_origin = sparse::position_of_row(index.q_len, index.kv_len, 0) % 2 != 0;
   const bool odd_length = index.kv_len % 2 != 0;

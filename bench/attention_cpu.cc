@@ -227,6 +227,22 @@ nlohmann::json measure_costs(const AttentionKernel& kernel, std::int64_t length,
           {"cost_of_slice", diagonal_seconds / slices / tile - 1}};
 }
 
+// As the result files of the Python benchmarks have them.
+std::string cpu_name() {
+  std::ifstream file("/proc/cpuinfo");
+  for (std::string line; std::getline(file, line);) {
+    if (line.rfind("model name", 0) == 0) return line.substr(line.find(": ") + 2);
+  }
+  return "unknown";
+}
+
+std::string command_of(int argc, char** argv) {
+  const std::string program = argv[0];
+  std::string command = program.substr(program.rfind('/') + 1);
+  for (int i = 1; i < argc; ++i) command += std::string(" ") + argv[i];
+  return command;
+}
+
 bool wanted(const Options& options, const AttentionKernel& kernel) {
   if (kernel.required > base::choose_isa("") || !kernel.supports(base::DType::bf16, 128)) return false;
   const auto& names = options.kernels;
@@ -257,6 +273,8 @@ nlohmann::json run(const Options& options) {
                                 {"head_dim", head_dim},        {"density", density},
                                 {"seconds", t.seconds},        {"rate", flops / t.seconds},
                                 {"bare_rate", t.bare_flops},   {"share", t.share}};
+          // No bare loop, no share: a 0 would look measured.
+          if (t.bare_flops == 0) row["bare_rate"] = row["share"] = nullptr;
           std::printf("%-11s %-24s %7ld %8ld %8.3f %9.2f %8.4f %8.4f %6.3f", kernel.name, name_of(pattern),
                       length, head_dim, density, t.seconds * 1e3, flops / t.seconds / 1e12,
                       t.bare_flops / 1e12, t.share);
@@ -289,7 +307,9 @@ nlohmann::json run(const Options& options) {
 int main(int argc, char** argv) {
   try {
     const auto options = minference::bench::parse(argc, argv);
-    const nlohmann::json results = minference::bench::run(options);
+    nlohmann::json results = minference::bench::run(options);
+    results["machine"] = {{"cpu", minference::bench::cpu_name()}};
+    results["command"] = minference::bench::command_of(argc, argv);
     if (!options.output.empty() && !(std::ofstream(options.output) << results.dump(2) << '\n')) {
       throw std::runtime_error("cannot write " + options.output);
     }

@@ -16,8 +16,8 @@ inline constexpr std::int64_t kEstimateRows = 64;  // last_q of MInference 1.0 (
 //   column_sums[h, k]   = sum_i A[i, k]            k in [0, kv_len)
 //   diagonal_sums[h, o] = sum_i A[i, p_i - o]      o in [0, kv_len), terms with p_i < o absent
 //
-// Both tensors are [num_query_heads, kv_len] f32, contiguous within a head, and fully overwritten. head_dim is a
-// multiple of 8.
+// Both tensors are [num_query_heads, kv_len] f32, contiguous within a head, and fully overwritten. head_dim is
+// a multiple of 8.
 struct EstimateCall {
   base::InputHeads query;  // [num_query_heads, q_len, head_dim]; only the last L rows are read
   base::InputHeads key;    // [num_kv_heads, kv_len, head_dim]

@@ -188,8 +188,8 @@ bool Worker::attend_prepared_columns(const Place& place, std::int64_t chunk, std
   constexpr std::size_t kMinColumns = kTileKeys - 8;
   const KeyValueOperands prepared = place.prepared.columns_of(place.head, chunk);
   if (!prepared.key || columns.size() < kMinColumns) return false;
-  // The chunk's other columns are multiplied too, by zeros, which a value that is not finite survives: all must
-  // be keys that every row of the slice attends to, here or in a tile.
+  // The chunk's other columns are multiplied too, by zeros, which a value that is not finite survives: all
+  // must be keys that every row of the slice attends to, here or in a tile.
   if (place.call.index->causal && last_column > place.first_position) return false;
   KeyValueTile operands{.key = prepared.key,
                         .key_pitch = prepared.key_pitch,

@@ -86,7 +86,9 @@ def compare_layer(heads, query, key, value):
         )
         ours = tuple(np.asarray(members[head]) for members in chosen)
         masses = [
-            kept_mass(q, k, v, *(torch.from_numpy(m)[None, None] for m in members), all_lse[:, head : head + 1])
+            kept_mass(
+                q, k, v, *(torch.from_numpy(m)[None, None] for m in members), all_lse[:, head : head + 1]
+            )
             for members in (ours, exact)
         ]
         differing = sum(len(np.setxor1d(a, b)) for a, b in zip(ours, exact))
@@ -95,7 +97,9 @@ def compare_layer(heads, query, key, value):
 
 @torch.inference_mode()
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--length", type=int, default=32768)
     parser.add_argument("--task", default="multikey")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -112,7 +116,10 @@ def main():
         rows += [{"layer": layer, **row} for row in compare_layer(*tensors)]
         worst = max(abs(row["library"] - row["f64"]) for row in rows)
         members = sum(row["differing_members"] for row in rows)
-        print(f"up to layer {layer}: kept mass differs by {worst:.2e} at most, {members} members differ", flush=True)
+        print(
+            f"up to layer {layer}: kept mass differs by {worst:.2e} at most, {members} members differ",
+            flush=True,
+        )
     if arguments.output:
         arguments.output.parent.mkdir(parents=True, exist_ok=True)
         title = f"Kept mass of the library's selection and of f64's, {len(token_ids)} tokens"

@@ -1,6 +1,8 @@
 #include <cmath>
 #include <limits>
 
+#include "base/arithmetic.h"
+#include "cuda/arena.h"
 #include "cuda/error.h"
 #include "kernels/attention/cuda/attention_cuda.h"
 #include "kernels/attention/cuda/plan.h"
@@ -11,35 +13,15 @@ namespace minference::kernels::cuda {
 namespace {
 
 using base::require;
-
-std::int64_t round_up(std::int64_t x, std::int64_t multiple) {
-  return (x + multiple - 1) / multiple * multiple;
-}
-
-// Hands out aligned pieces of the workspace; with a null base it only counts.
-class Arena {
- public:
-  explicit Arena(void* base) : base_(static_cast<std::uint8_t*>(base)) {}
-
-  template <class T>
-  T* take(std::int64_t count) {
-    T* piece = base_ == nullptr ? nullptr : reinterpret_cast<T*>(base_ + used_);
-    used_ += static_cast<std::size_t>(round_up(count * static_cast<std::int64_t>(sizeof(T)), 256));
-    return piece;
-  }
-  std::size_t used() const { return used_; }
-
- private:
-  std::uint8_t* base_;
-  std::size_t used_ = 0;
-};
+using base::round_up;
+using minference::cuda::Arena;
 
 Plan lay_out(const DeviceAttentionCall& call, Arena& arena) {
   const std::int64_t num_heads = call.query.heads, kv_len = call.key.rows, q_len = call.query.rows;
   Plan plan = {};
   plan.schedule.num_kv_heads = static_cast<std::int32_t>(call.key.heads);
   plan.schedule.group = static_cast<std::int32_t>(num_heads / call.key.heads);
-  plan.schedule.num_pairs = static_cast<std::int32_t>(round_up(q_len, kItemRows) / kItemRows);
+  plan.schedule.num_pairs = static_cast<std::int32_t>(round_up<std::int64_t>(q_len, kItemRows) / kItemRows);
   plan.q_len = static_cast<std::int32_t>(q_len);
   plan.kv_len = static_cast<std::int32_t>(kv_len);
   plan.tile_capacity = call.index.tile_capacity;
@@ -47,7 +29,7 @@ Plan lay_out(const DeviceAttentionCall& call, Arena& arena) {
   plan.gathered_capacity = static_cast<std::int32_t>(round_up(plan.column_capacity, kTileKeys));
   // A relative head has at most two entries a tile; the dense list reaches from 128 behind an item to key 0.
   plan.entry_capacity = static_cast<std::int32_t>(
-      round_up(std::max<std::int64_t>(2 * plan.tile_capacity, kv_len / kTileKeys + 6), 2));
+      round_up<std::int64_t>(std::max<std::int64_t>(2 * plan.tile_capacity, kv_len / kTileKeys + 6), 2));
   plan.cover_words = static_cast<std::int32_t>((kv_len + kTileKeys + 31) / 32);
   plan.columns = call.index.columns;
   plan.next_item = arena.take<std::int32_t>(1);

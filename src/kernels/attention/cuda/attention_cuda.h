@@ -4,33 +4,14 @@
 #include <cstdint>
 
 #include "base/tensor.h"
-#include "sparse/sparse_index.h"
-
-struct CUstream_st;  // cudaStream_t without CUDA's headers
+#include "cuda/stream.h"
+#include "sparse/device_index.h"
 
 namespace minference::kernels::cuda {
 
-using Stream = CUstream_st*;
-
-// Which pairs one query head computes, as sparse::HeadIndex says them. `blocks` is not supported on the
-// device yet.
-struct DeviceHead {
-  sparse::IndexForm form = sparse::IndexForm::all;
-  std::int32_t num_tiles = 0;    // relative: valid entries of this head's row of DeviceIndex::tiles
-  std::int32_t num_columns = 0;  // relative: valid entries of this head's row of DeviceIndex::columns
-  std::int32_t sink = 0;         // window
-  std::int32_t local = 0;        // window
-};
-
-// The index of one sequence in device memory; a kernel trusts it, so it must keep the contract of
-// sparse/sparse_index.h: tiles descending, at least 64 apart; columns ascending, unique, in [0, kv_len).
-struct DeviceIndex {
-  const DeviceHead* heads = nullptr;      // [num_query_heads]; nullptr: every head computes all pairs
-  const std::int32_t* tiles = nullptr;    // [num_query_heads, tile_capacity], starts relative to a row block
-  const std::int32_t* columns = nullptr;  // [num_query_heads, column_capacity], key positions
-  std::int32_t tile_capacity = 0;
-  std::int32_t column_capacity = 0;
-};
+using minference::cuda::Stream;
+using sparse::DeviceHead;
+using sparse::DeviceIndex;
 
 // The contract of kernels/attention/attention.h for one sequence in device memory, causal, q_len <= kv_len.
 // Data pointers are aligned to 16 bytes, and head and row strides are multiples of 16 bytes (the copy

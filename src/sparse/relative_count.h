@@ -1,0 +1,155 @@
+#pragma once
+
+#include "base/arithmetic.h"
+#include "base/host_device.h"
+#include "sparse/rules.h"
+
+// Closed forms of what a relative index computes, member by member: CPU and CUDA code sum them up.
+namespace minference::sparse {
+
+// Sum of clamp(first + i, low, high) over 0 <= i < count; low <= high.
+MINFERENCE_HD constexpr std::int64_t sum_of_clamp(std::int64_t first, std::int64_t count, std::int64_t low,
+                                                  std::int64_t high) {
+  const std::int64_t below = base::clamp<std::int64_t>(low - first, 0, count);
+  const std::int64_t above = base::clamp<std::int64_t>(first + count - high, 0, count - below);
+  const std::int64_t between = count - below - above;
+  const std::int64_t begin = first + below;
+  return below * low + above * high + between * begin + between * (between - 1) / 2;
+}
+
+// Pairs of the queries at positions [q_begin, q_begin + rows) and keys [k_begin, k_end).
+MINFERENCE_HD constexpr std::int64_t pairs_of_rectangle(std::int64_t q_begin, std::int64_t rows,
+                                                        std::int64_t k_begin, std::int64_t k_end,
+                                                        bool causal) {
+  if (rows <= 0 || k_begin >= k_end) return 0;
+  if (!causal) return rows * (k_end - k_begin);
+  return sum_of_clamp(q_begin + 1, rows, k_begin, k_end) - rows * k_begin;
+}
+
+// How many whole row blocks lie in `rows` rows, rounded down; negative for rows before the first.
+MINFERENCE_HD constexpr std::int64_t floor_of_blocks(std::int64_t rows) {
+  return (rows >= 0 ? rows : rows - kRowBlock + 1) / kRowBlock;
+}
+
+// Row blocks [begin, end) of `rows` rows each, the first at position `position`.
+struct BlockRun {
+  std::int64_t begin, end;
+  std::int64_t rows;
+  std::int64_t position;
+};
+
+// A relative index over the first `sparse_rows` rows of a call. `tiles` is borrowed.
+class RelativeCounter {
+ public:
+  MINFERENCE_HD constexpr RelativeCounter(std::int64_t q_len, std::int64_t kv_len, bool causal,
+                                          std::int64_t sparse_rows, const std::int32_t* tiles,
+                                          std::int64_t num_tiles)
+      : tiles_(tiles),
+        num_tiles_(num_tiles),
+        origin_(position_of_row(q_len, kv_len, 0)),
+        kv_len_(kv_len),
+        causal_(causal),
+        full_{0, sparse_rows / kRowBlock, kRowBlock, origin_},
+        rest_{full_.end, full_.end + (sparse_rows % kRowBlock > 0), sparse_rows % kRowBlock,
+              origin_ + full_.end * kRowBlock} {}
+
+  MINFERENCE_HD constexpr std::int64_t pairs_of_tile(std::int64_t start) const {
+    return pairs_of_tile(full_, start) + pairs_of_tile(rest_, start);
+  }
+  MINFERENCE_HD constexpr std::int64_t pairs_of_column(std::int64_t column) const {
+    return pairs_of_column(full_, column) + pairs_of_column(rest_, column);
+  }
+
+  MINFERENCE_HD constexpr std::int64_t row_slices() const { return rest_.end; }
+  // Row slices that compute some key of the tile, and those that compute the column outside all tiles.
+  MINFERENCE_HD constexpr std::int64_t slices_with_tile(std::int64_t start) const {
+    return blocks_with_tile(full_, start) + blocks_with_tile(rest_, start);
+  }
+  MINFERENCE_HD constexpr std::int64_t slices_with_column(std::int64_t column) const {
+    return blocks_with_column(full_, column) + blocks_with_column(rest_, column);
+  }
+
+ private:
+  // The row block whose tile at relative key `start` holds `key`. A tile moves by its own width from one row
+  // block to the next, so there is exactly one, perhaps before or after the call; and tiles are disjoint, so
+  // two never share it.
+  MINFERENCE_HD constexpr std::int64_t block_where(std::int64_t start, std::int64_t key) const {
+    return floor_of_blocks(key - start - origin_);
+  }
+
+  // Tiles, which descend, whose row block with `key` comes before `block`.
+  MINFERENCE_HD constexpr std::int64_t tiles_before(std::int64_t block, std::int64_t key) const {
+    std::int64_t low = 0, high = num_tiles_;
+    while (low < high) {
+      const std::int64_t middle = (low + high) / 2;
+      if (block_where(tiles_[middle], key) < block) {
+        low = middle + 1;
+      } else {
+        high = middle;
+      }
+    }
+    return low;
+  }
+
+  // Row blocks in [begin, end) that have `key` in a tile.
+  MINFERENCE_HD constexpr std::int64_t blocks_covering(std::int64_t key, std::int64_t begin,
+                                                       std::int64_t end) const {
+    return begin < end ? tiles_before(end, key) - tiles_before(begin, key) : 0;
+  }
+
+  MINFERENCE_HD constexpr std::int64_t pairs_of_tile(const BlockRun& run, std::int64_t start) const {
+    // The tiles of a run's row blocks lie side by side: together they are one range of keys.
+    const std::int64_t blocks = run.end - run.begin;
+    const std::int64_t begin = run.position + start, end = begin + blocks * kKeyTile;
+    if (!causal_) return run.rows * (clamp_to_keys(end) - clamp_to_keys(begin));
+    const std::int64_t right_of_diagonal =
+        run.rows * kKeyTile - pairs_of_rectangle(0, run.rows, start, start + kKeyTile, true);
+    return run.rows * (base::max<std::int64_t>(end, 0) - base::max<std::int64_t>(begin, 0)) -
+           blocks * right_of_diagonal;
+  }
+
+  MINFERENCE_HD constexpr std::int64_t blocks_with_tile(const BlockRun& run, std::int64_t start) const {
+    return base::clamp(block_where(start, kv_len_ - 1) + 1, run.begin, run.end) -
+           base::clamp(block_where(start, 0), run.begin, run.end);
+  }
+
+  MINFERENCE_HD constexpr std::int64_t uncovered_blocks(std::int64_t key, std::int64_t begin,
+                                                        std::int64_t end) const {
+    return base::max<std::int64_t>(end - begin, 0) - blocks_covering(key, begin, end);
+  }
+
+  MINFERENCE_HD constexpr std::int64_t pairs_of_column(const BlockRun& run, std::int64_t column) const {
+    if (!causal_) return run.rows * uncovered_blocks(column, run.begin, run.end);
+    // All rows of the row blocks from `below` on stand at or after the column; of the one before, some may.
+    const std::int64_t below =
+        base::clamp(run.begin + floor_of_blocks(column - run.position + kRowBlock - 1), run.begin, run.end);
+    std::int64_t pairs = run.rows * uncovered_blocks(column, below, run.end);
+    if (below > run.begin) {
+      const std::int64_t rows = run.position + (below - 1 - run.begin) * kRowBlock + run.rows - column;
+      if (rows > 0) pairs += rows * uncovered_blocks(column, below - 1, below);
+    }
+    return pairs;
+  }
+
+  MINFERENCE_HD constexpr std::int64_t blocks_with_column(const BlockRun& run, std::int64_t column) const {
+    std::int64_t begin = run.begin;
+    if (causal_) {
+      // The first row block whose last row stands at or after the column.
+      begin += floor_of_blocks(column - run.position - run.rows + kRowBlock);
+      begin = base::clamp(begin, run.begin, run.end);
+    }
+    return run.end - begin - blocks_covering(column, begin, run.end);
+  }
+
+  MINFERENCE_HD constexpr std::int64_t clamp_to_keys(std::int64_t key) const {
+    return base::clamp<std::int64_t>(key, 0, kv_len_);
+  }
+
+  const std::int32_t* tiles_;
+  std::int64_t num_tiles_;
+  std::int64_t origin_, kv_len_;
+  bool causal_;
+  BlockRun full_, rest_;  // whole row blocks, and the last one where the sparse rows cut it
+};
+
+}  // namespace minference::sparse

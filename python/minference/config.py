@@ -21,7 +21,14 @@ _OPTIONS = {
 # Every type but hf: "off" computes what the patterns say even where dense attention is faster.
 _COMMON_OPTIONS = {"fallback": "auto"}
 
-_ALIASES = {"minference_with_dense": "dense", "streaming": "a_shape"}
+# What MInference 1.0 calls the same computation inside vLLM.
+_VLLM_ALIASES = {
+    "vllm": "minference",
+    "vllm_minference": "minference",
+    "vllm_a_shape": "a_shape",
+    "vllm_tri_shape": "tri_shape",
+}
+_ALIASES = {"minference_with_dense": "dense", "streaming": "a_shape", **_VLLM_ALIASES}
 
 # Names that MInference 1.0 (versions 0.1.5 and 0.1.6) has and this package does not.
 _UPSTREAM_TYPES = (
@@ -32,11 +39,7 @@ _UPSTREAM_TYPES = (
     "streaming2",
     "tri_mix",
     "tri_mix_minference",
-    "vllm",
-    "vllm_a_shape",
     "vllm_flexprefill",
-    "vllm_minference",
-    "vllm_tri_shape",
     "xattention",
 )
 _UPSTREAM_KV_TYPES = ("kivi", "leank", "pyramidkv", "quest", "retr_attn", "snapkv", "streamingllm")
@@ -80,7 +83,17 @@ def _checked_options(attn_type, given):
 
 
 class MInferenceConfig:
-    """A checked request. Parameters are those of `MInference`."""
+    """A checked request. Parameters are those of `MInference`.
+
+    Attributes
+    ----------
+    attn_type : str
+        Without aliases.
+    for_vllm : bool
+        Whether the alias given asks for an engine of vLLM.
+    options : dict
+        Those of attn_kwargs, with defaults.
+    """
 
     def __init__(
         self,
@@ -100,6 +113,7 @@ class MInferenceConfig:
         self.attn_type = _ALIASES.get(attn_type, attn_type)
         if self.attn_type not in _OPTIONS:
             _refuse_type(attn_type)
+        self.for_vllm = attn_type in _VLLM_ALIASES
         for name, wanted in (
             ("kv_cache_cpu", kv_cache_cpu),
             ("use_snapkv", use_snapkv),

@@ -1,4 +1,4 @@
-"""`MInference`: the drop-in interface of MInference 1.0 for transformers models."""
+"""`MInference`: the drop-in interface of MInference 1.0 for transformers models and vLLM engines."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 
 from . import _library
 from .config import MInferenceConfig
+from .vllm import engine
 
 # Checkpoints whose remote code AttentionInterface cannot reach, and the same weights for transformers' own
 # classes.
@@ -91,12 +92,16 @@ def _set_implementation(model, name):
 
 
 def minference_patch(model, config):
-    """Patch `model` as a `MInferenceConfig` says; the same as ``MInference(...)(model)``.
+    """Patch `model`, of transformers or a `vllm.LLM`, as a `MInferenceConfig` says; as ``MInference(...)(model)`` does.
 
     A model that is refused stays as it was, with an earlier patch too.
     """
     if config.attn_type == "hf":
         return restore(model)
+    if engine.is_engine(model):
+        return engine.enable(model, config)
+    if config.for_vllm:
+        raise TypeError(f"model must be a vllm.LLM for the attn_type given, got {type(model).__name__}")
     _require_reachable(model)
     import torch
 
@@ -129,6 +134,8 @@ def restore(model):
     -------
     model
     """
+    if engine.is_engine(model):
+        return engine.restore(model)
     previous = getattr(model, "_minference_previous", None)
     if previous is None:
         return model
@@ -141,7 +148,7 @@ def restore(model):
 
 
 class MInference:
-    """Sparse prefill for a transformers model.
+    """Sparse prefill for a transformers model or a `vllm.LLM`.
 
     Parameters
     ----------
@@ -173,10 +180,11 @@ class MInference:
     Examples
     --------
     >>> model = MInference("minference", "meta-llama/Llama-3.1-8B-Instruct")(model)  # doctest: +SKIP
+    >>> llm = MInference("vllm", "Qwen/Qwen2-7B-Instruct")(llm)  # doctest: +SKIP
 
     Notes
     -----
-    The model keeps its class and its forward methods: it is given an attention implementation that takes
+    A transformers model keeps its class and its forward methods: it is given an attention implementation that takes
     causal prefill, also padded, packed, in chunks, over caches and with sliding windows. The implementation
     it had before does everything else: decoding, short calls, masks with holes, training, soft caps, sinks.
     Prefill must run without gradients (``torch.no_grad()``, as ``generate`` does), or it counts as training.

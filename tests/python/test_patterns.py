@@ -155,7 +155,7 @@ def test_patterns_for_another_model_are_refused(tmp_path):
     assert not hasattr(model.model.layers[0].self_attn, "_minference")
 
 
-@pytest.mark.parametrize("attn_type", ["vllm", "inf_llm", "dilated1", "flexprefill", "tri_mix"])
+@pytest.mark.parametrize("attn_type", ["vllm_flexprefill", "inf_llm", "dilated1", "flexprefill", "tri_mix"])
 def test_upstream_types_that_are_missing(attn_type):
     with pytest.raises(NotImplementedError, match=f"{attn_type}.*available: a_shape, dense, hf, minference"):
         MInference(attn_type)

@@ -1,0 +1,56 @@
+"""`MInference(...)(llm)`: the caller's side of an engine whose model lives in other processes."""
+
+from __future__ import annotations
+
+import sys
+
+from .. import _library
+
+
+def is_engine(model):
+    """Whether `model` is a `vllm.LLM`, without importing vLLM."""
+    vllm = sys.modules.get("vllm")
+    return vllm is not None and isinstance(model, vllm.LLM)
+
+
+def _call(llm, method, **kwargs):
+    try:
+        return llm.collective_rpc(method, kwargs=kwargs)
+    except Exception as error:
+        if "no attribute" in str(error) and method in str(error):
+            raise RuntimeError(
+                "the plugin minference must be loaded in the engine's processes: install minference-cpp in their "
+                "environment, and let VLLM_PLUGINS name minference where it is set"
+            ) from error
+        raise
+
+
+def _forget_prefixes(llm):
+    """Drop keys and values of earlier requests, which another kind of attention would otherwise take for its own."""
+    if not llm.reset_prefix_cache():
+        raise RuntimeError("llm must be idle, got unfinished requests that hold its prefix cache")
+
+
+def enable(llm, config):
+    """Switch a running engine as a `MInferenceConfig` says; returns it."""
+    if config.attn_type == "static":
+        raise NotImplementedError("attn_type must be one that needs no memory of earlier calls, got 'static'")
+    model = llm.model_config
+    num_heads = model.model_arch_config.total_num_attention_heads
+    layers = config.layers(model.get_total_num_hidden_layers(), num_heads, model.model)
+    fallback = _library.FALLBACK_OFF if config.options["fallback"] == "off" else _library.FALLBACK_AUTO
+    _forget_prefixes(llm)
+    reports = _call(llm, "minference_enable", layers=[heads.tolist() for heads in layers], fallback=fallback)
+    if not any(report["taken"] for report in reports):
+        reasons = sorted({reason for report in reports for reason in report["refused"]})
+        raise NotImplementedError(
+            f"llm must have attention layers that this library computes, got {'; '.join(reasons)}"
+        )
+    return llm
+
+
+def restore(llm):
+    """Undo `enable`: every layer attends as the engine made it."""
+    _call(llm, "minference_disable")
+    _forget_prefixes(llm)
+    return llm

@@ -1,0 +1,60 @@
+"""A worker of the engine: which of its layers the library takes, and with which heads' patterns."""
+
+from __future__ import annotations
+
+import torch
+from vllm.config import get_layers_from_vllm_config
+from vllm.distributed import get_tensor_model_parallel_rank
+from vllm.logger import init_logger
+from vllm.model_executor.layers.attention import Attention
+from vllm.model_executor.models.utils import extract_layer_index
+
+from .attention import MIN_ROWS, LayerAttention
+from .rules import refusal, slice_of_rank
+
+# A name below vLLM's own, so that the engine's logging configuration holds.
+_logger = init_logger("vllm.plugins.minference")
+
+
+def enable(vllm_config, layers, fallback):
+    """Let the library prefill in every layer that it can compute; an earlier call's patterns are replaced.
+
+    Parameters
+    ----------
+    layers : list
+        For every layer of the model, the five numbers of each of the model's query heads (all ranks').
+
+    Returns
+    -------
+    dict
+        ``taken``: the number of layers; ``refused``: reason -> number of layers.
+    """
+    disable(vllm_config)
+    taken, refused = 0, {}
+    for name, layer in get_layers_from_vllm_config(vllm_config, Attention).items():
+        reason = refusal(layer.impl, getattr(layer, "isa", None), vllm_config.model_config.dtype)
+        index = extract_layer_index(name)
+        if reason is None and index >= len(layers):
+            reason = "a layer that the model's patterns do not know"
+        if reason is None:
+            heads = slice_of_rank(layers[index], get_tensor_model_parallel_rank(), layer.impl.num_heads)
+            # vLLM looks `forward` up at every call; an attribute of the object comes before its class's.
+            layer.impl.forward = LayerAttention(layer.impl, torch.tensor(heads, dtype=torch.int32), fallback)
+            taken += 1
+        else:
+            refused[reason] = refused.get(reason, 0) + 1
+    _logger.info(
+        "MInference prefills chunks of at least %d tokens in %d layers; shorter ones and decoding run as before.",
+        MIN_ROWS,
+        taken,
+    )
+    for reason, count in refused.items():
+        _logger.warning("MInference leaves %d layers as they were: %s.", count, reason)
+    return {"taken": taken, "refused": refused}
+
+
+def disable(vllm_config):
+    """Every layer attends as the engine made it."""
+    for layer in get_layers_from_vllm_config(vllm_config, Attention).values():
+        if isinstance(vars(layer.impl).get("forward"), LayerAttention):
+            del layer.impl.forward

@@ -63,6 +63,12 @@ tidy: build/configured ## clang-tidy over the sources (minutes)
 bench: .venv/installed ## Kernels against PyTorch's SDPA
 	@$(VENV)/minference bench
 
+# Retrieval, which saturates, and work in the middle of the prompt, which does not.
+EVAL_TASKS := niah_multikey_1 kv_words repeated recall
+.PHONY: eval
+eval: .venv/installed ## What sparse prefill costs in accuracy, on the embedded model (minutes; resumes)
+	@$(VENV)/minference eval $(EVAL_TASKS) --lengths 4k,8k --attn dense,minference,adaptive --samples 20 --output build/eval-results
+
 .PHONY: cuda
 cuda: build/debian-packages ## Compile libminference_cuda.so (needs nvcc)
 	$(call say,"Compile CUDA")

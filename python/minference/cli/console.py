@@ -9,7 +9,15 @@ import warnings
 from collections.abc import Callable, Iterator
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 # Narrower than this, tables would break their rows.
 _MIN_WIDTH = 100
@@ -39,6 +47,24 @@ def step(bars: Progress, description: str, total: int = 1) -> Iterator[Callable[
     task = bars.add_task(description.ljust(44), total=total)
     yield lambda: bars.advance(task)
     bars.update(task, completed=total)
+
+
+@contextlib.contextmanager
+def samples_progress(description: str, total: int) -> Iterator[Callable[[], None]]:
+    """One long bar with the number done and the time left; yields what advances it by one."""
+    columns = (
+        SpinnerColumn(finished_text="[green]✓[/]"),
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=32, complete_style="cyan", finished_style="green"),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    # Samples take up to minutes each: a rate over the usual half minute would know none.
+    with Progress(*columns, console=make_console(stderr=True), speed_estimate_period=600) as bars:
+        task = bars.add_task(description, total=total)
+        yield lambda: bars.advance(task)
 
 
 def quiet_transformers() -> None:

@@ -1,0 +1,275 @@
+"""`minference eval`: what accuracy a setting of sparse prefill costs."""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+from . import options
+
+_EXAMPLES = """  minference eval retrieval --attn dense,minference,a_shape --lengths 8k --samples 20
+  minference eval lagged recall --lengths 16k --attn dense,minference --scales 1,0.5,0.25,0.1 --forced
+  minference eval niah --model Qwen/Qwen2.5-0.5B-Instruct --lengths 4k,8k,16k --attn dense,adaptive
+  minference eval qa_1 --squad dev-v2.0.json --model meta-llama/Llama-3.1-8B-Instruct --lengths 32k
+"""
+
+_TABLE_WIDTH = 140
+
+
+def length(text: str) -> int:
+    """ "4096" or "4k", which is the same."""
+    digits, factor = (text[:-1], 1024) if text[-1:] in ("k", "K") else (text, 1)
+    if not digits.isdigit() or int(digits) < 1:
+        raise argparse.ArgumentTypeError(f"must be a number of tokens such as 4096 or 4k, got {text!r}")
+    return int(digits) * factor
+
+
+def comma_separated(kind):
+    """A list written with commas, each entry read by `kind`."""
+
+    def read(text: str) -> list:
+        try:
+            return [kind(entry) for entry in text.split(",") if entry]
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return read
+
+
+def add_parser(subparsers) -> None:
+    parser = options.command(
+        subparsers,
+        "eval",
+        run,
+        "measure what accuracy sparse prefill costs",
+        "Ask a transformers model questions about long prompts, generated here from a seed, with several settings of "
+        "attention, and compare each with dense attention on the same prompts. Samples go to a folder; the same "
+        "command again, after whatever end, goes on where it was.",
+        _EXAMPLES,
+    )
+    parser.add_argument(
+        "tasks",
+        nargs="*",
+        metavar="TASK",
+        help="tasks or groups (ruler, retrieval, middle); --list shows them",
+    )
+    parser.add_argument("--list", action="store_true", help="list tasks and attention settings, and end")
+    parser.add_argument("--model", metavar="MODEL", help="folder or hub id (default: the embedded model)")
+    parser.add_argument(
+        "--attn",
+        type=comma_separated(str),
+        default=["dense", "minference"],
+        metavar="A,B,...",
+        help="settings, METHOD or METHOD@SCALE of its budget (default: dense,minference)",
+    )
+    parser.add_argument(
+        "--scales",
+        type=comma_separated(float),
+        metavar="X,Y,...",
+        help="run every sparse method at each of these scales of its budget, for the accuracy-density curve",
+    )
+    parser.add_argument(
+        "--lengths", type=comma_separated(length), default=[8192], metavar="4k,32k,...", help="(default: 8k)"
+    )
+    parser.add_argument(
+        "--samples",
+        type=options.positive,
+        default=20,
+        metavar="N",
+        help="prompts of each task and length (default: %(default)s)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="the first prompt's seed (default: %(default)s)")
+    parser.add_argument("--patterns", metavar="FILE", help="head patterns (default: the model's own)")
+    parser.add_argument(
+        "--forced",
+        action="store_true",
+        help="score answers token by token, given the tokens before, instead of generating them",
+    )
+    parser.add_argument(
+        "--chat",
+        action=argparse.BooleanOptionalAction,
+        help="use the tokenizer's chat template (default: if it has one)",
+    )
+    parser.add_argument("--haystack", metavar="FILE", help="text to hide facts in (default: generated prose)")
+    parser.add_argument("--squad", metavar="FILE", help="SQuAD's JSON, for qa_1")
+    parser.add_argument("--hotpot", metavar="FILE", help="HotpotQA's JSON, for qa_2")
+    parser.add_argument(
+        "--mass-samples",
+        type=int,
+        default=1,
+        metavar="N",
+        help="prompts of each task and length whose kept mass is measured too (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--output",
+        default="minference-eval",
+        metavar="FOLDER",
+        help="samples, summaries and pictures (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--result", metavar="FILE", help="write a result file (JSON with machine and commit) too"
+    )
+    options.add_threads(parser)
+    options.add_json(parser)
+
+
+def _settings(args) -> list:
+    from ..eval.settings import Setting
+
+    found: dict = {}
+    for text in args.attn:
+        setting = Setting.parse(text)
+        scales = args.scales if args.scales and setting.method not in ("dense", "sdpa") else [None]
+        for scale in scales:
+            found[setting if scale is None else Setting.parse(f"{setting.method}@{scale}")] = None
+    return list(found)
+
+
+def _list() -> int:
+    from rich.table import Table
+
+    from ..eval.settings import METHODS
+    from ..eval.tasks import TASKS
+    from .console import make_console
+
+    console = make_console()
+    for title, entries in (
+        ("Tasks", {name: task.summary for name, task in TASKS.items()}),
+        ("Attention", METHODS),
+    ):
+        table = Table(title=title, title_justify="left", show_header=False)
+        for name, summary in entries.items():
+            table.add_row(f"[bold]{name}[/]", summary)
+        console.print(table)
+    return 0
+
+
+def _is_embedded(args) -> bool:
+    from ..needle import model as needle
+
+    if args.model is None:
+        return True
+    try:
+        return os.path.realpath(args.model) == os.path.realpath(needle.folder())
+    except FileNotFoundError:
+        return False
+
+
+def _identity(args, model_name: str, chat: bool) -> dict:
+    """What must be the same for the samples of two runs to be comparable."""
+    from .. import __version__, instruction_set
+
+    return {
+        "model": model_name,
+        "patterns": args.patterns,
+        "forced": args.forced,
+        "chat": chat,
+        "haystack": args.haystack,
+        "squad": args.squad,
+        "hotpot": args.hotpot,
+        "isa": instruction_set(),
+        "minference": __version__,
+    }
+
+
+def _write(folder, rows: list[dict], samples: list[dict], critical: list[dict], title: str) -> list[str]:
+    from ..eval import pictures, summary
+    from ..eval.journal import write_whole
+
+    write_whole(folder / "summary.md", summary.as_markdown(rows))
+    write_whole(folder / "summary.csv", summary.as_csv(rows))
+    write_whole(folder / "summary.json", summary.as_json({"rows": rows, "critical_densities": critical}))
+    paths = [str(folder / "curves.png")]
+    pictures.save_curves(paths[0], rows, title)
+    for attention in dict.fromkeys(row["attention"] for row in rows):
+        found = [
+            sample for sample in samples if sample["task"] == "niah" and sample["attention"] == attention
+        ]
+        if found:
+            paths.append(str(folder / f"niah-{attention}.png"))
+            pictures.save_heat_map(paths[-1], found, attention)
+    return paths
+
+
+def _print(rows: list[dict], critical: list[dict], paths: list[str]) -> None:
+    from rich import box
+    from rich.table import Table
+
+    from ..eval import summary
+    from .console import make_console
+    from .words import percent
+
+    console = make_console()
+    if not console.is_terminal:
+        console.width = _TABLE_WIDTH
+    header, *lines = summary.table(rows)
+    table = Table(header_style="bold", title="Right answers, %", title_justify="left", box=box.SIMPLE_HEAD)
+    for name in header:
+        table.add_column(name, justify="left" if name in ("task", "attention") else "right", no_wrap=True)
+    for line, following in zip(lines, [*lines[1:], lines[-1]]):
+        table.add_row(*line, end_section=line[:2] != following[:2])
+    console.print(table)
+    if any(row["budgets"] > 1 for row in critical):
+        table = Table(
+            header_style="bold",
+            title="Critical density: accuracy is below dense's at it",
+            title_justify="left",
+        )
+        for name in ("task", "tokens", "method", "critical density", "of budgets"):
+            table.add_column(name, justify="right" if name in ("tokens", "of budgets") else "left")
+        for row in critical:
+            found = row["critical_density"]
+            words = f"none down to {percent(row['least_density'])}" if found is None else percent(found)
+            table.add_row(row["task"], f"{row['length']:,}", row["method"], words, str(row["budgets"]))
+        console.print(table)
+    console.print("Pictures: " + ", ".join(paths))
+
+
+def run(args) -> int:
+    import json
+
+    from ..eval import runner, summary, tasks
+    from ..eval.journal import Journal, write_whole
+    from ..eval.settings import Methods
+    from ..eval.wording import Embedded, Ruler
+    from ..needle import model as needle
+    from .console import quiet_transformers, samples_progress
+    from .machine import describe
+
+    if args.list:
+        return _list()
+    if not args.tasks:
+        raise ValueError("TASK must be given; minference eval --list shows them")
+    names, settings = tasks.named(args.tasks), _settings(args)
+    grid = runner.Grid(names, args.lengths, settings, args.samples, args.seed, args.forced, args.mass_samples)
+    quiet_transformers()
+    threads = options.set_threads(args)
+    model, tokenizer = needle.load(args.model)
+    embedded = _is_embedded(args)
+    maker = tasks.PromptMaker(
+        tokenizer, Embedded if embedded else Ruler, args.chat, args.haystack, args.squad, args.hotpot
+    )
+    evaluation = runner.Runner(model, tokenizer, maker, Methods(model, args.patterns), grid)
+    name = "the embedded model" if embedded else args.model
+    with Journal(args.output, _identity(args, name, maker.chat), runner.SAMPLE_KEY) as journal:
+        with samples_progress("samples", len(grid)) as advance:
+            evaluation.run(journal, advance)
+        samples = [
+            journal.rows[task, length, seed, str(setting)]
+            for task, length, setting in (
+                (task, length, setting) for task in names for length in args.lengths for setting in settings
+            )
+            for seed in range(args.seed, args.seed + args.samples)
+        ]
+        folder = journal.folder
+    rows = summary.summarize(samples, "dense")
+    critical = summary.critical_densities(rows)
+    paths = _write(folder, rows, samples, critical, f"Accuracy and density, {name}")
+    if args.result:
+        result = describe(f"Accuracy of {name}", threads, rows) | {"critical_densities": critical}
+        write_whole(args.result, json.dumps(result, indent=2) + "\n")
+    if args.json:
+        print(json.dumps({"rows": rows, "critical_densities": critical}, indent=2))
+    else:
+        _print(rows, critical, paths)
+    return 0

@@ -1,0 +1,101 @@
+"""Samples in a file, one JSON line each, that survives being killed at any moment."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+
+class Journal:
+    """A folder with run.json, what the samples have in common, and samples.jsonl.
+
+    A line that a kill or a full disk cut short is dropped when the folder is opened again.
+    """
+
+    def __init__(self, folder: str | os.PathLike, identity: dict, key: tuple[str, ...]):
+        """identity: what must be the same for samples to be comparable. key: the fields that name a sample.
+
+        Raises ValueError when the folder holds a run with another identity.
+        """
+        self.folder = Path(folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._path, self._key = self.folder / "samples.jsonl", key
+        self._require_identity(identity)
+        self.rows: dict[tuple, dict] = {}
+        whole = self._read()
+        self._file = open(self._path, "r+b" if self._path.exists() else "w+b", buffering=0)
+        self._file.truncate(whole)
+        self._file.seek(whole)
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._file.close()
+
+    def _require_identity(self, identity: dict) -> None:
+        path = self.folder / "run.json"
+        identity = json.loads(json.dumps(identity))
+        if not path.exists():
+            write_whole(path, json.dumps(identity, indent=2) + "\n")
+            return
+        found = json.loads(path.read_text(encoding="utf-8"))
+        for name in {**found, **identity}:
+            if found.get(name) != identity.get(name):
+                raise ValueError(
+                    f"{self.folder} holds a run with {name} {found.get(name)!r}, got {identity.get(name)!r}: "
+                    "choose another --output"
+                )
+
+    def _read(self) -> int:
+        """Fill `rows`; returns the size of the whole lines in bytes."""
+        if not self._path.exists():
+            return 0
+        whole = 0
+        for line in self._path.read_bytes().splitlines(keepends=True):
+            try:
+                row = json.loads(line)
+                name = self.name(row)
+            except (ValueError, KeyError, TypeError):
+                break
+            if not line.endswith(b"\n"):
+                break
+            self.rows[name] = row
+            whole += len(line)
+        return whole
+
+    def name(self, row: dict) -> tuple:
+        return tuple(row[field] for field in self._key)
+
+    def __contains__(self, name: tuple) -> bool:
+        return name in self.rows
+
+    def add(self, row: dict) -> None:
+        """Append a sample; it is on the disk when this returns. A failed write leaves no part of it."""
+        at = self._file.tell()
+        line = json.dumps(row).encode() + b"\n"
+        try:
+            if self._file.write(line) != len(line):
+                raise OSError(28, "No space left on device", str(self._path))
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            self._file.truncate(at)
+            self._file.seek(at)
+            raise OSError(error.errno, error.strerror, str(self._path)) from error
+        self.rows[self.name(row)] = row
+
+
+def write_whole(path: str | os.PathLike, text: str) -> None:
+    """Write a file in one step: readers see the old one or the new one, never a part."""
+    temporary = f"{os.fspath(path)}.new"
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError:
+        if os.path.exists(temporary):
+            os.remove(temporary)
+        raise

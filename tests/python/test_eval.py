@@ -1,0 +1,210 @@
+"""`minference eval`: resuming, comparing, and what it refuses."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+pytest.importorskip("transformers")
+
+from minference import patterns
+from minference.cli import main
+from minference.eval import statistics, summary
+from minference.eval.journal import Journal, write_whole
+from minference.eval.settings import Setting, _scaled
+
+KEY = ("task", "seed")
+GRID = [
+    "niah_single_2",
+    "recall",
+    "--lengths",
+    "1k",
+    "--samples",
+    "3",
+    "--attn",
+    "dense,minference,static,a_shape",
+]
+
+
+def run(*arguments):
+    return main(["eval", *map(str, arguments)])
+
+
+def test_journal_drops_what_a_kill_cut_short(tmp_path):
+    with Journal(tmp_path, {"model": "m"}, KEY) as journal:
+        journal.add({"task": "a", "seed": 0, "score": 1})
+        journal.add({"task": "a", "seed": 1, "score": 0})
+    path = tmp_path / "samples.jsonl"
+    whole = path.read_bytes()
+    for cut in (1, 10, len(whole.splitlines()[-1])):
+        path.write_bytes(whole[:-cut])
+        with Journal(tmp_path, {"model": "m"}, KEY) as journal:
+            assert set(journal.rows) == {("a", 0)}
+            journal.add({"task": "a", "seed": 1, "score": 0})
+        assert path.read_bytes() == whole
+    with pytest.raises(ValueError, match="holds a run with model 'm', got 'n': choose another --output"):
+        Journal(tmp_path, {"model": "n"}, KEY)
+
+
+def test_full_disk_leaves_no_part_of_a_sample(tmp_path):
+    """A limit on file sizes stands for a full disk: writes come back short."""
+    code = f"""
+import resource, signal
+from minference.eval.journal import Journal
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+with Journal({str(tmp_path)!r}, {{}}, ("seed",)) as journal:
+    journal.add({{"seed": 0, "text": "x" * 50}})
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+    try:
+        journal.add({{"seed": 1, "text": "x" * 50}})
+    except OSError as error:
+        print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "No space left on device" in done.stdout and "samples.jsonl" in done.stdout
+    lines = (tmp_path / "samples.jsonl").read_text().splitlines()
+    assert [json.loads(line)["seed"] for line in lines] == [0]
+
+
+def test_whole_files_are_written_or_left(tmp_path, monkeypatch):
+    path = tmp_path / "summary.md"
+    write_whole(path, "old")
+    monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(OSError):
+        write_whole(path, "new")
+    assert path.read_text() == "old" and os.listdir(tmp_path) == ["summary.md"]
+
+
+def test_killed_and_resumed_is_the_same_table(tmp_path, capsys):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert run(*GRID, "--output", whole) == 0
+    command = [sys.executable, "-m", "minference", "eval", *GRID, "--output", str(cut)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    path = cut / "samples.jsonl"
+    while process.poll() is None and not (path.exists() and len(path.read_bytes().splitlines()) >= 5):
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    before = path.read_bytes()
+    assert 0 < len(before.splitlines()) < 24
+    assert run(*GRID, "--output", cut) == 0
+    after = path.read_bytes()
+    lines = after.splitlines()
+    names = [
+        tuple(json.loads(line)[name] for name in ("task", "length", "seed", "attention")) for line in lines
+    ]
+    assert len(names) == len(set(names)) == 2 * 3 * 4
+    assert (cut / "summary.md").read_bytes() == (whole / "summary.md").read_bytes()
+    assert run(*GRID, "--output", cut) == 0
+    assert path.read_bytes() == after
+    capsys.readouterr()
+
+
+def test_results_make_sense(tmp_path, capsys):
+    assert run("kv_words", "restated", "--lengths", "2k", "--samples", "2", "--forced", "--scales", "1,0.05",
+               "--attn", "dense,minference,a_shape", "--output", tmp_path, "--json") == 0  # fmt: skip
+    result = json.loads(capsys.readouterr().out)
+    rows = {(row["task"], row["attention"]): row for row in result["rows"]}
+    assert rows["kv_words", "dense"]["accuracy"] == 1 and rows["kv_words", "dense"]["density"] == 1
+    assert rows["kv_words", "dense"]["kept_mass"] == pytest.approx(1, abs=1e-3)
+    small = rows["restated", "a_shape@0.05"]
+    assert small["accuracy"] < 0.3 and small["difference_high"] < 0 and small["density"] < 0.4
+    critical = {(row["task"], row["method"]): row for row in result["critical_densities"]}
+    assert critical["restated", "a_shape"]["critical_density"] >= small["density"]
+    for name in ("curves.png", "summary.md", "summary.csv", "summary.json", "samples.jsonl"):
+        assert (tmp_path / name).stat().st_size > 100
+
+
+def test_heat_map_is_drawn(tmp_path, capsys):
+    assert (
+        run("niah", "--lengths", "1k", "--samples", "10", "--attn", "minference", "--output", tmp_path) == 0
+    )
+    assert (tmp_path / "niah-minference.png").stat().st_size > 1000
+    depths = {json.loads(line)["depth"] for line in (tmp_path / "samples.jsonl").read_text().splitlines()}
+    assert len(depths) == 10 and {0.0, 1.0} < depths
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ([], "TASK must be given"),
+        (["nothing"], "task must be one of"),
+        (["vt", "--attn", "sparse"], "attention must be one of"),
+        (["vt", "--attn", "dense@0.5"], "dense has no budget to scale"),
+        (["vt", "--attn", "minference@x"], "the scale after @ must be a number above 0, got 'x'"),
+        (["qa_1"], "task qa_1 needs a file of questions and paragraphs: --squad FILE"),
+        (["qa_1", "--squad", "/nowhere.json"], "No such file or directory: '/nowhere.json'"),
+        (["vt", "--haystack", "/nowhere.txt"], "No such file or directory: '/nowhere.txt'"),
+        (["vt", "--patterns", "/nowhere.json"], "/nowhere.json"),
+        (["vt", "--chat"], "must have a chat template for --chat"),
+        (["vt", "--lengths", "200k"], "length must be at most the model's 131072 positions, got 204800"),
+        (["vt", "--lengths", "16"], "length must be at least"),
+    ],
+)
+def test_bad_input_gets_one_line(tmp_path, capsys, arguments, message):
+    assert run(*arguments, "--output", tmp_path / "out") == 1
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("minference: ") and message in error
+    assert not (tmp_path / "out" / "summary.md").exists()
+
+
+def test_means_and_differences():
+    """The interval of 8 right of 10 by bootstrap is close to binomial(10, 0.8)'s 2.5 and 97.5 % points, 0.5 and 1."""
+    found = statistics.mean([1] * 8 + [0] * 2)
+    assert found.mean == 0.8 and (found.low, found.high) == (0.5, 1.0)
+    assert statistics.mean([1] * 8 + [0] * 2) == found
+    same = statistics.difference([1] * 50, [1] * 50)
+    # 50 pairs without a loss leave a loss in 7.1 % of pairs possible.
+    assert same.mean == 0 and same.low == pytest.approx(-0.0711, abs=1e-4)
+    worse = statistics.difference([0, 0, 1, 0, 0.5], [1, 1, 1, 1, 1])
+    assert worse.mean == pytest.approx(-0.7) and worse.high < 0
+    with pytest.raises(ValueError, match="must be pairs, got 1 and 2"):
+        statistics.difference([1], [1, 0])
+
+
+def test_interval_covers_the_truth():
+    rng = np.random.default_rng(3)
+    covered = 0
+    for _ in range(200):
+        found = statistics.mean((rng.random(60) < 0.7).astype(float))
+        covered += found.low <= 0.7 <= found.high
+    assert covered >= 180
+
+
+def test_critical_density():
+    lost, kept = statistics.Estimate(-0.5, -0.6, -0.4), statistics.Estimate(-0.02, -0.05, 0.01)
+    assert statistics.critical_density([(0.3, kept), (0.1, lost), (0.2, lost)]) == 0.2
+    assert statistics.critical_density([(0.3, kept)]) is None
+
+
+def test_pairs_are_of_the_same_prompts():
+    samples = [
+        {"task": "t", "length": 1, "attention": name, "seed": seed, "score": score, "density": 0.5,
+         "seconds_to_first_token": 1.0, "scored": "forced"}
+        for name, scores in (("dense", {0: 1, 1: 1, 2: 0}), ("a", {1: 0, 2: 0}))
+        for seed, score in scores.items()
+    ]  # fmt: skip
+    rows = summary.summarize(samples, "dense")
+    assert rows[1]["difference"] == -0.5 and rows[1]["samples"] == 2
+    assert rows[0]["difference"] is None
+
+
+def test_scales():
+    heads = np.array(
+        [
+            patterns.vertical_slash(1000, 200),
+            patterns.a_shape(128, 4000),
+            patterns.block_sparse(100),
+            patterns.adaptive(0.95),
+        ]
+    )
+    scaled = _scaled(heads, 0.25).tolist()
+    assert scaled[0][1:3] == [250, 50] and scaled[1][1:3] == [128, 1000] and scaled[2][1] == 25
+    assert scaled[3][4] == 800_000
+    assert str(Setting.parse("a_shape@0.5")) == "a_shape@0.5" and str(Setting.parse("dense")) == "dense"

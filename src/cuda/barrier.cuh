@@ -50,6 +50,19 @@ struct Barrier {
   }
 };
 
+// Waits for two barriers at once, so that the time to ask the second hides behind that of the first.
+__device__ __forceinline__ void wait_for_both(Barrier& first, std::uint32_t first_parity, Barrier& second,
+                                              std::uint32_t second_parity) {
+  asm volatile(
+      "{\n.reg .pred first, second;\nWAIT:\n"
+      "mbarrier.try_wait.parity.shared::cta.b64 first, [%0], %1;\n"
+      "mbarrier.try_wait.parity.shared::cta.b64 second, [%2], %3;\n"
+      "and.pred first, first, second;\n@first bra DONE;\nbra WAIT;\nDONE:\n}\n" ::"r"(
+          shared_address(&first.state)),
+      "r"(first_parity), "r"(shared_address(&second.state)), "r"(second_parity)
+      : "memory");
+}
+
 // Makes barrier initialisation visible to the copy engine.
 __device__ __forceinline__ void fence_barrier_init() {
   asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");

@@ -46,6 +46,9 @@ struct alignas(16) Item {
   std::int32_t num_columns;  // columns at or before the item's last row
   std::int32_t local;        // window rule; -1: none
   std::int32_t sink;
+  // Steps [1, plain_steps[h]) of half h are two tiles whose every key is seen by every row.
+  std::int32_t plain_steps[2];
+  std::int32_t unused[2];
 
   MINFERENCE_HD constexpr std::int32_t column_tiles() const {
     return (num_columns + kTileKeys - 1) / kTileKeys;

@@ -119,6 +119,8 @@ __device__ Item dense_item(const Plan& plan, int item_position) {
   item.tiles[0] = item.tiles[1] = item.num_entries;
   item.second = 1;
   item.local = -1;
+  // Entries start 64, 0, -64, .. from the item's first row; step 0 holds both halves' diagonals.
+  item.plain_steps[0] = item.plain_steps[1] = (item_position / kTileKeys + 2) / 2;
   return item;
 }
 
@@ -133,6 +135,9 @@ __device__ Item window_item(const DeviceHead& head, int list, int run, int sink_
     item.num_entries = run + sink_tiles;
     item.tiles[0] = item.tiles[1] = item.num_entries;
   }
+  // Tile e is seen whole by the upper half, whose last row is the furthest, while 64 e <= local - 64.
+  const int plain = min(item.plain_steps[0], head.local / kTileKeys / 2);
+  item.plain_steps[0] = item.plain_steps[1] = plain;
   return item;
 }
 
@@ -153,12 +158,19 @@ __device__ Item relative_item(const HeadLists& lists, const DeviceHead& head, in
       item = dense_item(plan, item_position);
       item.entries_at += kNothing - kDense;
       item.num_entries = item.tiles[0] = item.tiles[1] = 1;
+      item.plain_steps[0] = item.plain_steps[1] = 0;
       return item;
     }
   }
   item.tiles[0] = count_below(lists.order, head.num_tiles, item.num_entries - 1);
   item.tiles[1] = count_below(lists.order, head.num_tiles, item.num_entries);
   item.second = head.num_tiles > 1 ? lists.order[1] : 0;
+  for (int half = 0; half < 2; ++half) {
+    // Of a half's tiles only the first reaches its rows, and only the last may begin before key 0.
+    const int tiles = item.tiles[half];
+    const bool clipped = tiles > 0 && item_position + half * kHalfRows + lists.tiles[tiles - 1] < 0;
+    item.plain_steps[half] = (tiles - clipped) / 2;
+  }
   return item;
 }
 

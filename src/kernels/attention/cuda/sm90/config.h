@@ -69,15 +69,25 @@ struct SharedMemory {
   minference::cuda::Barrier mask_full[kColumnMasks], mask_empty[kColumnMasks];
 };
 
-// The n-th use of a ring of `Slots` buffers.
+// Uses of the rings are counted modulo a number after which every ring is in the same slot and parity again.
+inline constexpr int kUsePeriod = 96;
+__device__ __forceinline__ int use_after(int use, int steps) {
+  return static_cast<int>(static_cast<unsigned>(use + steps) % kUsePeriod);
+}
+
+// The n-th use of a ring of `Slots` buffers, n < kUsePeriod.
 template <int Slots>
 struct RingPosition {
+  static_assert(kUsePeriod % (2 * Slots) == 0);
   int slot;
   std::uint32_t parity;
 
-  __device__ __forceinline__ explicit RingPosition(int n)
-      : slot(static_cast<int>(static_cast<unsigned>(n) % Slots)),
-        parity(static_cast<unsigned>(n) / Slots & 1u) {}
+  __device__ __forceinline__ explicit RingPosition(int n) {
+    constexpr int kReciprocal = (1024 + Slots - 1) / Slots;  // gives n / Slots exactly, for such n
+    const int round = n * kReciprocal >> 10;
+    slot = n - round * Slots;
+    parity = static_cast<std::uint32_t>(round & 1);
+  }
 };
 
 }  // namespace minference::kernels::cuda::sm90

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <type_traits>
+
 #include "cuda/math.cuh"
 #include "cuda/tma.cuh"
 #include "cuda/wgmma.cuh"
@@ -19,36 +21,54 @@ struct StepTiles {
   int first, second;
 };
 
-// The tiles that a half computes of one item, two a step.
-struct HalfItem {
-  int order_at;  // of the pair of tiles that `ahead` holds
-  int2 ahead;    // order of the next step's tiles
-  int tiles;
-  int total;         // tiles and column tiles
-  int first_tile;    // use of the rings by entry 0, plus the half's lead
-  int first_column;  // use of the rings by the first column tile, less `tiles`
-
+// The tiles that a half computes of one item, two a step. Steps are asked for in order, one ahead of the step
+// that runs, so that nothing waits for what it takes to find them.
+template <bool Pairs>
+class HalfItem {
+ public:
   __device__ __forceinline__ void begin(const Item& item, int half, int first_use) {
     using minference::cuda::warp_uniform;
-    order_at = item.order_at / 2;
-    ahead = {0, item.second};
-    tiles = warp_uniform(item.tiles[half]);
-    total = tiles + warp_uniform(item.column_tiles());
-    first_tile = first_use + (half == 0 ? warp_uniform(item.lead) : 0);
-    first_column = first_use + warp_uniform(item.num_entries) - tiles;
+    tiles_ = warp_uniform(item.tiles[half]);
+    total_ = tiles_ + warp_uniform(item.column_tiles());
+    plain_steps_ = warp_uniform(item.plain_steps[half]);
+    first_tile_ = first_use;
+    after_ = use_after(first_use, warp_uniform(item.num_entries) + warp_uniform(item.column_tiles()));
+    if constexpr (!Pairs) {
+      order_at_ = item.order_at / 2;
+      ahead_ = {0, item.second};
+      first_tile_ += half == 0 ? warp_uniform(item.lead) : 0;
+      first_column_ = first_use + warp_uniform(item.num_entries) - tiles_;
+    }
   }
 
-  __device__ __forceinline__ int steps() const { return (total + 1) / 2; }
+  __device__ __forceinline__ int steps() const { return (total_ + 1) / 2; }
+  // Steps [1, plain_steps()) need no mask.
+  __device__ __forceinline__ int plain_steps() const { return plain_steps_; }
+  // The first use by the next item.
+  __device__ __forceinline__ int use_behind() const { return after_; }
 
-  // Steps must be asked for in order.
   __device__ __forceinline__ StepTiles step(int number, const Plan& plan) {
     using minference::cuda::warp_uniform;
     const int j = 2 * number;
-    const int first = j < tiles ? first_tile + warp_uniform(ahead.x) : first_column + j;
-    const int second = j + 1 < tiles ? first_tile + warp_uniform(ahead.y) : first_column + j + 1;
-    if (j + 2 < tiles) ahead = __ldg(reinterpret_cast<const int2*>(plan.order) + ++order_at);
-    return {first, j + 1 < total ? second : first};
+    if constexpr (Pairs) {
+      const int first = use_after(first_tile_, j);  // even, as is every ring's size
+      return {first, first + 1};
+    } else {
+      const int first = use_after(j < tiles_ ? first_tile_ + warp_uniform(ahead_.x) : first_column_ + j, 0);
+      const int second =
+          use_after(j + 1 < tiles_ ? first_tile_ + warp_uniform(ahead_.y) : first_column_ + j + 1, 0);
+      if (j + 2 < tiles_) ahead_ = __ldg(reinterpret_cast<const int2*>(plan.order) + ++order_at_);
+      return {first, j + 1 < total_ ? second : first};
+    }
   }
+
+ private:
+  int tiles_, total_, plain_steps_;
+  int first_tile_;    // use of the rings by entry 0, plus the half's lead
+  int first_column_;  // use of the rings by the first column tile, less `tiles_`
+  int after_;
+  int order_at_;  // of the pair of tiles that `ahead_` holds
+  int2 ahead_;    // order of the next step's tiles
 };
 
 template <class Config>
@@ -79,29 +99,33 @@ class Consumer {
     int use = 0;
     wait_for_item(use);
     if (warp_uniform(shared_.item[0].head) < 0) return;
-    HalfItem tiles;
-    tiles.begin(item(), half_, 0);
-    StepTiles now = tiles.step(0, plan_);
+    tiles_.begin(item(), half_, 0);
+    StepTiles now = tiles_.step(0, plan_);
+    next_ = tiles_.step(1, plan_);
     issue_first_scores(now);
     finish_first_softmax(now, item());
     pack_weights();
     while (true) {
-      const int turns = steps_of_longer_half(item());
-#pragma unroll 1
-      for (int step = 1; step < tiles.steps(); ++step) {
+      const int turns = steps_of_longer_half(item()), steps = tiles_.steps();
+      int step = 1;
+      const auto advance = [&](auto masked) {
         const StepTiles before = now;
-        now = tiles.step(step, plan_);
-        run_step(now, before);
-      }
-      if (tiles.steps() < turns) pass_turn();
+        now = next_;
+        run_step<decltype(masked)::value>(now, before, ++step);
+      };
+#pragma unroll 1
+      for (const int plain = tiles_.plain_steps(); step < plain;) advance(std::false_type());
+#pragma unroll 1
+      while (step < steps) advance(std::true_type());
+      if (steps < turns) pass_turn();
 
       const int buffer = buffer_;
       const int head = item().head, row = item().first_row + warp_row_;
-      const int next_use = tiles.first_column + tiles.total;
-      mask_use_ += warp_uniform(item().column_tiles());
+      mask_use_ = use_after(mask_use_, warp_uniform(item().column_tiles()));
       const Softmax done = softmax_;
       settle_store();
-      wait_for_item(++use);
+      use = use_after(use, 1);
+      wait_for_item(use);
       const StepTiles before = now;
       if (warp_uniform(item().head) < 0) {
         wait_for_values(before);
@@ -113,9 +137,9 @@ class Consumer {
         store(done, buffer, head, row);
         break;
       }
-      tiles.begin(item(), half_, next_use);
-      now = tiles.step(0, plan_);
-      issue(now, before);
+      tiles_.begin(item(), half_, tiles_.use_behind());
+      now = tiles_.step(0, plan_);
+      issue(now, before, 1);
       finish_first_softmax(now, item());
       finish_product(before);
       accumulate_ = 0;
@@ -144,14 +168,14 @@ class Consumer {
 
   __device__ __forceinline__ void wait_for_keys(StepTiles tiles) {
     const KeyUse first(tiles.first), second(tiles.second);
-    shared_.key_full[first.slot].wait(first.parity);
-    shared_.key_full[second.slot].wait(second.parity);
+    minference::cuda::wait_for_both(shared_.key_full[first.slot], first.parity, shared_.key_full[second.slot],
+                                    second.parity);
   }
 
   __device__ __forceinline__ void wait_for_values(StepTiles tiles) {
     const ValueUse first(tiles.first), second(tiles.second);
-    shared_.value_full[first.slot].wait(first.parity);
-    shared_.value_full[second.slot].wait(second.parity);
+    minference::cuda::wait_for_both(shared_.value_full[first.slot], first.parity,
+                                    shared_.value_full[second.slot], second.parity);
   }
 
   __device__ __forceinline__ void release_keys(StepTiles tiles) {
@@ -208,8 +232,9 @@ class Consumer {
     wgmma_pin(scores_);
   }
 
-  // Issues the scores of a step and the product of the one before; returns when the scores are there.
-  __device__ __forceinline__ void issue(StepTiles now, StepTiles before) {
+  // Issues the scores of a step and the product of the one before, finds the tiles of step `next`, and returns
+  // when the scores are there.
+  __device__ __forceinline__ void issue(StepTiles now, StepTiles before, int next) {
     using namespace minference::cuda;
     wait_for_keys(now);
     named_barrier_sync<2 * kWarpgroup>(kTurnOfLowerHalf + half_);
@@ -221,6 +246,7 @@ class Consumer {
     issue_product(before);
     wgmma_commit();
     named_barrier_arrive<2 * kWarpgroup>(kTurnOfUpperHalf - half_);
+    next_ = tiles_.step(next, plan_);
     wgmma_wait<1>();
     wgmma_pin(scores_);
     accumulate_ = 1;
@@ -243,9 +269,10 @@ class Consumer {
   }
 
   // One step that is not an item's first.
-  __device__ __forceinline__ void run_step(StepTiles now, StepTiles before) {
-    issue(now, before);
-    mask(now, item());
+  template <bool Masked>
+  __device__ __forceinline__ void run_step(StepTiles now, StepTiles before, int next) {
+    issue(now, before, next);
+    if constexpr (Masked) mask(now, item());
     float part[2], factor[2];
     softmax_.exponentials(scores_, scale_log2_, part);
     // Uniform in the warp but not in the warpgroup, so no wgmma instruction may stand in the branch.
@@ -256,11 +283,15 @@ class Consumer {
                                       (warp_row_ + lane_ % 16) * kPanelRowBytes;
       scores_again<Config, 0>(scores_, query_row, key_tile(now.first));
       scores_again<Config, 1>(scores_, query_row, key_tile(now.second));
-      mask(now, item());
+      if constexpr (Masked) mask(now, item());
       softmax_.raise(scores_, scale_log2_, factor);
       softmax_.exponentials(scores_, scale_log2_, part);
     }
-    release_step(now);
+    if constexpr (Masked) {
+      release_step(now);
+    } else {
+      release_keys(now);
+    }
     softmax_.sum[0] += part[0];
     softmax_.sum[1] += part[1];
     finish_product(before);
@@ -290,7 +321,7 @@ class Consumer {
 
   __device__ __forceinline__ void release_mask(int start) {
     if (start >= kFirstColumnTile) {
-      const RingPosition<kColumnMasks> at(mask_use_ + (start - kFirstColumnTile));
+      const RingPosition<kColumnMasks> at(use_after(mask_use_, start - kFirstColumnTile));
       if (lane_ == 0) shared_.mask_empty[at.slot].arrive();
     }
   }
@@ -321,7 +352,7 @@ class Consumer {
 
   template <int Tile>
   __device__ __forceinline__ void mask_column_tile(int tile, const Item& of) {
-    const RingPosition<kColumnMasks> at(mask_use_ + tile);
+    const RingPosition<kColumnMasks> at(use_after(mask_use_, tile));
     shared_.mask_full[at.slot].wait(at.parity);
     const ColumnMask& mask = shared_.column_mask[at.slot];
     const int first = 2 * (lane_ % 4);
@@ -423,6 +454,8 @@ class Consumer {
   int buffer_ = 0;
   int mask_use_ = 0;  // uses of the ring of column masks before this item
   int unsettled_ = -1;
+  HalfItem<Config::kPairs> tiles_;
+  StepTiles next_;  // those of the step after the one that runs
 };
 
 }  // namespace minference::kernels::cuda::sm90

@@ -93,7 +93,7 @@ __device__ __forceinline__ void produce_items_and_keys(SharedMemory<Config>& sha
     origin = origin_of(claimed);
   }
   int key_use = 0;
-  for (int use = 0;; ++use) {
+  for (int use = 0;; use = use_after(use, 1)) {
     const RingPosition<kQueryBuffers> at(use);
     shared.item_full[at.slot].wait(at.parity);
     const Item item = shared.item[at.slot];
@@ -103,7 +103,7 @@ __device__ __forceinline__ void produce_items_and_keys(SharedMemory<Config>& sha
     const int total = item.num_entries + item.column_tiles();
     EntryReader reader(plan.entries + item.entries_at, item.num_entries);
 #pragma unroll 1
-    for (int e = 0; e < total; ++e, ++key_use) {
+    for (int e = 0; e < total; ++e, key_use = use_after(key_use, 1)) {
       const bool is_column = e >= item.num_entries;
       const Entry entry = reader.at(e);
       if (leader) {
@@ -117,7 +117,7 @@ __device__ __forceinline__ void produce_items_and_keys(SharedMemory<Config>& sha
                           is_column ? maps.gathered_key : maps.key, shared.key_full[key.slot], start,
                           is_column ? item.head : kv_head);
         if (e == min(kAnnounceAfter, total - 1)) {
-          announce(use + 1, claimed, origin);
+          announce(use_after(use, 1), claimed, origin);
           claimed = claim();
           origin = origin_of(claimed);
         }
@@ -131,7 +131,7 @@ __device__ __forceinline__ void produce_values(SharedMemory<Config>& shared, con
                                                const Plan& plan) {
   const bool leader = threadIdx.x % 32 == 0;
   int value_use = 0;
-  for (int use = 0;; ++use) {
+  for (int use = 0;; use = use_after(use, 1)) {
     const RingPosition<kQueryBuffers> at(use);
     shared.item_full[at.slot].wait(at.parity);
     const Item item = shared.item[at.slot];
@@ -143,7 +143,7 @@ __device__ __forceinline__ void produce_values(SharedMemory<Config>& shared, con
     const int total = item.num_entries + item.column_tiles();
     EntryReader reader(plan.entries + item.entries_at, item.num_entries);
 #pragma unroll 1
-    for (int e = 0; e < total; ++e, ++value_use) {
+    for (int e = 0; e < total; ++e, value_use = use_after(value_use, 1)) {
       const bool is_column = e >= item.num_entries;
       const Entry entry = reader.at(e);
       if (leader) {
@@ -166,7 +166,7 @@ __device__ __forceinline__ void produce_column_masks(SharedMemory<Config>& share
   using minference::cuda::kAllLanes;
   const int lane = static_cast<int>(threadIdx.x % 32);
   int mask_use = 0;
-  for (int use = 0;; ++use) {
+  for (int use = 0;; use = use_after(use, 1)) {
     const RingPosition<kQueryBuffers> at(use);
     shared.item_full[at.slot].wait(at.parity);
     const Item item = shared.item[at.slot];
@@ -198,7 +198,8 @@ __device__ __forceinline__ void produce_column_masks(SharedMemory<Config>& share
 #pragma unroll
       for (int i = 0; i < kColumnMaskBatch; ++i) {
         if (tile + i >= item.column_tiles()) break;
-        const RingPosition<kColumnMasks> mask(mask_use++);
+        const RingPosition<kColumnMasks> mask(mask_use);
+        mask_use = use_after(mask_use, 1);
         if (lane == 0) {
           shared.mask_empty[mask.slot].wait(mask.parity ^ 1);
 #pragma unroll

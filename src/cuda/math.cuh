@@ -42,6 +42,16 @@ __device__ __forceinline__ int warp_uniform(int x) {
   return __shfl_sync(kAllLanes, x, 0);
 }
 
+// True in one lane of a warp whose lanes are all here. Unlike a test of the lane's number it tells the compiler
+// that one thread is left, which can then hand operands to the copy engine without a loop over lanes.
+__device__ __forceinline__ bool elect_lane() {
+  std::uint32_t elected;
+  asm volatile(
+      "{\n.reg .pred elected;\nelect.sync _|elected, 0xffffffff;\nselp.u32 %0, 1, 0, elected;\n}\n"
+      : "=r"(elected));
+  return elected != 0;
+}
+
 // Four 8 x 8 matrices of 16-bit elements; lane i gives the shared address of row i % 8 of matrix i / 8.
 __device__ __forceinline__ void load_matrices(std::uint32_t (&r)[4], std::uint32_t address) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"

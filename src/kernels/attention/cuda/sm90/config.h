@@ -17,7 +17,7 @@ inline constexpr int kThreads = 3 * kWarpgroup;  // producers, then the warpgrou
 inline constexpr int kConsumerWarps = 8;
 inline constexpr int kHalfWarps = 4;
 inline constexpr int kWarpRows = kHalfRows / kHalfWarps;
-inline constexpr int kQueryBuffers = 2;
+inline constexpr int kItemBuffers = 2;
 inline constexpr int kColumnMasks = 16;
 inline constexpr int kColumnMaskBatch = 2;  // column tiles whose masks are made at once
 inline constexpr int kProducerRegisters = 40;
@@ -40,7 +40,7 @@ struct Config {
   // Keys are held until their exponentials are known to be in range, values only for the product: three steps
   // of two tiles against two.
   static constexpr int kKeySlots = kPanels == 1 ? 8 : 6;
-  static constexpr int kValueSlots = kPanels == 1 ? 8 : 4;
+  static constexpr int kValueSlots = kPanels == 1 ? 8 : 6;
   static constexpr int kKeyPanelStride = kKeySlots * kTilePanelBytes;
   static constexpr int kValuePanelStride = kValueSlots * kTilePanelBytes;
   static constexpr int kQueryPanelBytes = kItemRows * kPanelRowBytes;
@@ -57,13 +57,14 @@ struct ColumnMask {
 // Panels outermost, so that two tiles in neighbouring slots form one operand of 128 keys.
 template <class Config>
 struct SharedMemory {
-  alignas(1024) std::uint8_t query[kQueryBuffers][Config::kQueryBytes];  // then the item's output
+  // An item's queries, until they are in registers; then the output of the item before.
+  alignas(1024) std::uint8_t query[Config::kQueryBytes];
   alignas(1024) std::uint8_t key[Config::kPanels][Config::kKeySlots][kTilePanelBytes];
   alignas(1024) std::uint8_t value[Config::kPanels][Config::kValueSlots][kTilePanelBytes];
-  Item item[kQueryBuffers];
+  Item item[kItemBuffers];
   ColumnMask column_mask[kColumnMasks];
   std::int32_t key_start[Config::kKeySlots];
-  minference::cuda::Barrier item_full[kQueryBuffers], item_empty[kQueryBuffers];
+  minference::cuda::Barrier item_full[kItemBuffers], item_empty[kItemBuffers], query_empty;
   minference::cuda::Barrier key_full[Config::kKeySlots], key_empty[Config::kKeySlots];
   minference::cuda::Barrier value_full[Config::kValueSlots], value_empty[Config::kValueSlots];
   minference::cuda::Barrier mask_full[kColumnMasks], mask_empty[kColumnMasks];

@@ -86,8 +86,8 @@ class Consumer {
     half_ = __any_sync(minference::cuda::kAllLanes, threadIdx.x >= 2 * kWarpgroup) ? 1 : 0;
     lane_ = static_cast<int>(threadIdx.x % 32);
     warp_row_ = half_ * kHalfRows + static_cast<int>(threadIdx.x / 32 % kHalfWarps) * kWarpRows;
-    query_operand_ = minference::cuda::wgmma_operand(minference::cuda::shared_address(shared.query[0]) +
-                                                     half_ * kHalfRows * kPanelRowBytes);
+    query_row_ =
+        minference::cuda::shared_address(shared.query) + (warp_row_ + lane_ % 16) * kPanelRowBytes;
     key_operand_ = minference::cuda::wgmma_operand(minference::cuda::shared_address(shared.key[0][0]));
     value_operand_ = minference::cuda::wgmma_operand(minference::cuda::shared_address(shared.value[0][0]),
                                                      Config::kValuePanelStride);
@@ -99,6 +99,8 @@ class Consumer {
     int use = 0;
     wait_for_item(use);
     if (warp_uniform(shared_.item[0].head) < 0) return;
+    load_query();
+    release_query();
     tiles_.begin(item(), half_, 0);
     StepTiles now = tiles_.step(0, plan_);
     next_ = tiles_.step(1, plan_);
@@ -119,7 +121,6 @@ class Consumer {
       while (step < steps) advance(std::true_type());
       if (steps < turns) pass_turn();
 
-      const int buffer = buffer_;
       const int head = item().head, row = item().first_row + warp_row_;
       mask_use_ = use_after(mask_use_, warp_uniform(item().column_tiles()));
       const Softmax done = softmax_;
@@ -134,18 +135,19 @@ class Consumer {
         minference::cuda::wgmma_commit();
         minference::cuda::wgmma_wait<0>();
         minference::cuda::wgmma_pin(output_);
-        store(done, buffer, head, row);
+        store(done, head, row);
         break;
       }
+      load_query();
       tiles_.begin(item(), half_, tiles_.use_behind());
       now = tiles_.step(0, plan_);
       issue(now, before, 1);
       finish_first_softmax(now, item());
       finish_product(before);
       accumulate_ = 0;
-      store(done, buffer, head, row);
+      store(done, head, row);
       pack_weights();
-      unsettled_ = buffer;
+      unsettled_ = true;
     }
     if (lane_ == 0) minference::cuda::tma_store_wait();
   }
@@ -161,7 +163,7 @@ class Consumer {
   }
 
   __device__ __forceinline__ void wait_for_item(int use) {
-    const RingPosition<kQueryBuffers> at(use);
+    const RingPosition<kItemBuffers> at(use);
     shared_.item_full[at.slot].wait(at.parity);
     buffer_ = at.slot;
   }
@@ -185,25 +187,38 @@ class Consumer {
     }
   }
 
+  // This warp's rows of the item's queries, as wgmma takes them.
+  __device__ __forceinline__ void load_query() {
+#pragma unroll
+    for (int k = 0; k < Config::kHeadDim / 16; ++k) {
+      const int chunk = (2 * (k % 4) + lane_ / 16) ^ lane_ % 8;  // of 8 elements, swizzled
+      minference::cuda::load_matrices(reinterpret_cast<std::uint32_t(&)[4]>(query_[4 * k]),
+                                      query_row_ + k / 4 * Config::kQueryPanelBytes + (chunk << 4));
+    }
+    __syncwarp();
+  }
+
+  __device__ __forceinline__ void release_query() {
+    if (lane_ == 0) shared_.query_empty.arrive();
+  }
+
   // scores = query * keys^T. Two tiles in neighbouring slots make one operand, so that queries are read once.
   __device__ __forceinline__ void issue_scores(StepTiles tiles) {
     using namespace minference::cuda;
-    const std::uint32_t query = query_operand_ + buffer_ * wgmma_operand_step(Config::kQueryBytes);
     const std::uint32_t first =
         key_operand_ + warp_uniform(KeyUse(tiles.first).slot) * wgmma_operand_step(kTilePanelBytes);
     const std::uint32_t second =
         key_operand_ + warp_uniform(KeyUse(tiles.second).slot) * wgmma_operand_step(kTilePanelBytes);
 #pragma unroll
     for (int k = 0; k < Config::kHeadDim / 16; ++k) {
-      const std::uint32_t in_panel = wgmma_operand_step(k % 4 * 32);
-      const std::uint64_t a =
-          wgmma_descriptor(query + k / 4 * wgmma_operand_step(Config::kQueryPanelBytes) + in_panel);
-      const std::uint32_t key = k / 4 * wgmma_operand_step(Config::kKeyPanelStride) + in_panel;
+      const std::uint32_t key = k / 4 * wgmma_operand_step(Config::kKeyPanelStride) + wgmma_operand_step(k % 4 * 32);
+      const std::uint32_t* query = query_ + 4 * k;
       if constexpr (Config::kPairs) {
-        wgmma_shared<T, 2 * kTileKeys>(scores_, a, wgmma_descriptor(first + key), k != 0);
+        wgmma_registers_rows_along_k<T, 2 * kTileKeys>(scores_, query, wgmma_descriptor(first + key), k != 0);
       } else {
-        wgmma_shared<T, kTileKeys>(scores_, a, wgmma_descriptor(first + key), k != 0);
-        wgmma_shared<T, kTileKeys>(scores_ + kTileScores, a, wgmma_descriptor(second + key), k != 0);
+        wgmma_registers_rows_along_k<T, kTileKeys>(scores_, query, wgmma_descriptor(first + key), k != 0);
+        wgmma_registers_rows_along_k<T, kTileKeys>(scores_ + kTileScores, query, wgmma_descriptor(second + key),
+                                                   k != 0);
       }
     }
   }
@@ -279,10 +294,8 @@ class Consumer {
     const bool out_of_range =
         __any_sync(minference::cuda::kAllLanes, !(fmaxf(part[0], part[1]) <= kLargestSum<T>));
     if (out_of_range) {
-      const std::uint32_t query_row = minference::cuda::shared_address(shared_.query[buffer_]) +
-                                      (warp_row_ + lane_ % 16) * kPanelRowBytes;
-      scores_again<Config, 0>(scores_, query_row, key_tile(now.first));
-      scores_again<Config, 1>(scores_, query_row, key_tile(now.second));
+      scores_again<Config, 0>(scores_, query_, key_tile(now.first));
+      scores_again<Config, 1>(scores_, query_, key_tile(now.second));
       if constexpr (Masked) mask(now, item());
       softmax_.raise(scores_, scale_log2_, factor);
       softmax_.exponentials(scores_, scale_log2_, part);
@@ -389,21 +402,20 @@ class Consumer {
     for (int i = 0; i < kOutputs; ++i) output_[i] *= factor[i / 2 % 2];
   }
 
-  // Normalises the output, writes it over this warp's rows of the item's queries and sends it from there.
-  __device__ __forceinline__ void store(const Softmax& softmax, int buffer, int head, int row) {
+  // Normalises the output, writes it over this warp's rows of the queries and sends it from there.
+  __device__ __forceinline__ void store(const Softmax& softmax, int head, int row) {
     using namespace minference::cuda;
     const float sum[2] = {softmax.row_sum(0), softmax.row_sum(1)};
     float inverse[2];
 #pragma unroll
     for (int r = 0; r < 2; ++r) inverse[r] = sum[r] > 0.0f ? __fdividef(1.0f, sum[r]) : 0.0f;
-    std::uint8_t* rows = shared_.query[buffer] + warp_row_ * kPanelRowBytes;
-    const std::uint32_t lane_row = shared_address(rows) + lane_ % 16 * kPanelRowBytes;
+    std::uint8_t* rows = shared_.query + warp_row_ * kPanelRowBytes;
 #pragma unroll
     for (int j = 0; j < kOutputs / 8; ++j) {
       const int chunk = (2 * j % 8 + lane_ / 16) ^ lane_ % 8;
       const float* x = output_ + 8 * j;
       store_matrices(
-          lane_row + j / 4 * Config::kQueryPanelBytes + (chunk << 4),
+          query_row_ + j / 4 * Config::kQueryPanelBytes + (chunk << 4),
           pack<T>(x[0] * inverse[0], x[1] * inverse[0]), pack<T>(x[2] * inverse[1], x[3] * inverse[1]),
           pack<T>(x[4] * inverse[0], x[5] * inverse[0]), pack<T>(x[6] * inverse[1], x[7] * inverse[1]));
     }
@@ -427,15 +439,15 @@ class Consumer {
     }
   }
 
-  // Gives back the query buffer whose output has been sent.
+  // Gives back the rows of queries from which the output has been sent.
   __device__ __forceinline__ void settle_store() {
-    if (unsettled_ < 0) return;
+    if (!unsettled_) return;
     if (lane_ == 0) {
       minference::cuda::tma_store_wait_read();
-      shared_.item_empty[unsettled_].arrive();
+      shared_.query_empty.arrive();
     }
     __syncwarp();
-    unsettled_ = -1;
+    unsettled_ = false;
   }
 
   SharedMemory<Config>& shared_;
@@ -444,8 +456,10 @@ class Consumer {
   const float scale_log2_;
   const base::RowsView lse_;
   int half_, lane_, warp_row_;
-  std::uint32_t query_operand_, key_operand_, value_operand_;
+  std::uint32_t query_row_;  // shared address of the lane's row, for load_matrices and store_matrices
+  std::uint32_t key_operand_, value_operand_;
 
+  std::uint32_t query_[Config::kHeadDim / 4];
   float scores_[kStepScores];
   std::uint32_t weights_[kStepScores / 2];
   float output_[kOutputs];
@@ -453,7 +467,7 @@ class Consumer {
   int accumulate_ = 0;  // 0: the next product starts an item's output
   int buffer_ = 0;
   int mask_use_ = 0;  // uses of the ring of column masks before this item
-  int unsettled_ = -1;
+  bool unsettled_ = false;  // an output may still be read from the buffer of queries
   HalfItem<Config::kPairs> tiles_;
   StepTiles next_;  // those of the step after the one that runs
 };

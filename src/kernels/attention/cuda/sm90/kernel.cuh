@@ -19,9 +19,10 @@ struct Arguments {
 
 template <class Config>
 __device__ __forceinline__ void init_barriers(SharedMemory<Config>& shared) {
-  for (int i = 0; i < kQueryBuffers; ++i) {
+  shared.query_empty.init(kConsumerWarps);
+  for (int i = 0; i < kItemBuffers; ++i) {
     shared.item_full[i].init(1);
-    shared.item_empty[i].init(kConsumerWarps + 2);  // and the producers of values and of masks
+    shared.item_empty[i].init(2);  // the producers of values and of masks; consumers are done before
   }
   for (int i = 0; i < Config::kKeySlots; ++i) {
     shared.key_full[i].init(1);
@@ -50,8 +51,8 @@ __global__ void __launch_bounds__(kThreads, 1) attention_kernel(const __grid_con
   if (warpgroup == 0) {
     minference::cuda::registers_shrink_to<kProducerRegisters>();
     const int warp = minference::cuda::warp_uniform(static_cast<int>(threadIdx.x) / 32);
-    if (warp == 0) produce_items_and_keys<Config>(shared, arguments.inputs, arguments.plan);
-    if (warp == 1) produce_values<Config>(shared, arguments.inputs, arguments.plan);
+    if (warp == 0 && minference::cuda::elect_lane()) produce_items_and_keys<Config>(shared, arguments.inputs, arguments.plan);
+    if (warp == 1 && minference::cuda::elect_lane()) produce_values<Config>(shared, arguments.inputs, arguments.plan);
     if (warp == 2) produce_column_masks<Config>(shared, arguments.plan);
   } else {
     minference::cuda::registers_grow_to<kConsumerRegisters>();

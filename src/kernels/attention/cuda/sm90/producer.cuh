@@ -12,32 +12,40 @@ struct InputMaps {
   CUtensorMap query, key, value, gathered_key, gathered_value;
 };
 
-// Reads a list of entries in ascending order, 32 at a time, one chunk ahead.
-class EntryReader {
- public:
-  __device__ __forceinline__ EntryReader(const Entry* entries, int count) : entries_(entries), count_(count) {
-    current_ = chunk(0);
-    next_ = chunk(1);
-  }
+// A ring's next buffer to fill, and the parity of the phase that its barriers complete then.
+template <int Slots>
+struct FillPosition {
+  int slot = 0;
+  std::uint32_t parity = 0;
 
-  __device__ __forceinline__ Entry at(int e) {
-    if (e > 0 && e % 32 == 0) {
-      current_ = next_;
-      next_ = chunk(e / 32 + 1);
+  __device__ __forceinline__ void advance() {
+    if (++slot == Slots) {
+      slot = 0;
+      parity ^= 1;
     }
-    return {__shfl_sync(minference::cuda::kAllLanes, current_, e % 32)};
   }
-
- private:
-  __device__ __forceinline__ std::int32_t chunk(int number) const {
-    const int e = 32 * number + static_cast<int>(threadIdx.x % 32);
-    return e < count_ ? __ldg(&entries_[e].bits) : 0;
-  }
-
-  const Entry* entries_;
-  int count_;
-  std::int32_t current_, next_;
 };
+
+// Calls bring(number, start, halves, column_tile) for every tile that an item loads, in order; column_tile is
+// -1 for those that are no columns. Entries are read two tiles ahead.
+template <class Bring>
+__device__ __forceinline__ void for_each_tile(const Item& item, const Plan& plan, Bring bring) {
+  const int item_position = item.first_row + plan.kv_len - plan.q_len;
+  const std::int32_t* entries = &plan.entries[item.entries_at].bits;
+  const int last = max(item.num_entries - 1, 0);
+  std::int32_t next = __ldg(entries), after = __ldg(entries + min(1, last));
+#pragma unroll 1
+  for (int e = 0; e < item.num_entries; ++e) {
+    const Entry entry = {next};
+    next = after;
+    after = __ldg(entries + min(e + 2, last));
+    bring(e, entry.start(item_position), entry.halves(), -1);
+  }
+#pragma unroll 1
+  for (int tile = 0; tile < item.column_tiles(); ++tile) {
+    bring(item.num_entries + tile, tile * kTileKeys, 3, tile);
+  }
+}
 
 template <class Config>
 __device__ __forceinline__ void load_tile(void* shared, int panel_stride, const CUtensorMap& map,
@@ -56,106 +64,81 @@ __device__ __forceinline__ void release_for_absent_half(minference::cuda::Barrie
   if (halves != 3) empty.arrive(kHalfWarps);
 }
 
+// By one thread.
 template <class Config>
 __device__ __forceinline__ void produce_items_and_keys(SharedMemory<Config>& shared, const InputMaps& maps,
                                                        const Plan& plan) {
-  const bool leader = threadIdx.x % 32 == 0;
   const int num_items = plan.schedule.num_items();
+  FillPosition<kItemBuffers> to;
 
-  // Sends an item and its queries: they arrive together. `origin`: the item's head and first row.
-  const auto announce = [&](int use, int number, int2 origin) {
-    const RingPosition<kQueryBuffers> at(use);
-    auto& full = shared.item_full[at.slot];
-    shared.item_empty[at.slot].wait(at.parity ^ 1);
+  // Sends an item and its queries: they arrive together. The buffer of queries is free when every consumer has
+  // the queries of the item before in registers and has sent the output of the one before that; it then needs
+  // that one's record no more, either.
+  const auto announce = [&](int number, bool first) {
+    auto& full = shared.item_full[to.slot];
+    const int2 origin = __ldg(reinterpret_cast<const int2*>(plan.items + number));  // head and first row
+    shared.item_empty[to.slot].wait(to.parity ^ 1);
+    if (!first) shared.query_empty.wait(to.slot == 0);
     full.arrive_expect_bytes(Config::kQueryBytes + sizeof(Item));
-    minference::cuda::bulk_load(&shared.item[at.slot], plan.items + number, sizeof(Item), full);
+    minference::cuda::bulk_load(&shared.item[to.slot], plan.items + number, sizeof(Item), full);
 #pragma unroll
     for (int panel = 0; panel < Config::kPanels; ++panel) {
-      minference::cuda::tma_load(shared.query[at.slot] + panel * Config::kQueryPanelBytes, maps.query, full,
+      minference::cuda::tma_load(shared.query + panel * Config::kQueryPanelBytes, maps.query, full,
                                  panel * kPanelDim, origin.y, origin.x);
     }
+    to.advance();
   };
-  const auto claim = [&] {
-    return min(num_items, static_cast<int>(gridDim.x) + atomicAdd(plan.next_item, 1));
-  };
-  const auto origin_of = [&](int number) {
-    return __ldg(reinterpret_cast<const int2*>(plan.items + number));
-  };
-  // The other query buffer is free once both halves have passed this item's second step, which needs its
-  // first eight entries at most.
+  const auto claim = [&] { return static_cast<int>(gridDim.x) + atomicAdd(plan.next_item, 1); };
+  // The queries are free once both halves have passed this item's second step, which needs its first eight
+  // entries at most.
   constexpr int kAnnounceAfter = 8;
 
-  int claimed = min(num_items, static_cast<int>(blockIdx.x));
-  int2 origin = origin_of(claimed);
-  if (leader) {
-    announce(0, claimed, origin);
-    claimed = claim();
-    origin = origin_of(claimed);
-  }
-  int key_use = 0;
-  for (int use = 0;; use = use_after(use, 1)) {
-    const RingPosition<kQueryBuffers> at(use);
+  announce(min(num_items, static_cast<int>(blockIdx.x)), true);
+  int claimed = claim();
+  FillPosition<Config::kKeySlots> key;
+  for (FillPosition<kItemBuffers> at;; at.advance()) {
     shared.item_full[at.slot].wait(at.parity);
     const Item item = shared.item[at.slot];
     if (item.head < 0) return;
-    const int item_position = item.first_row + plan.kv_len - plan.q_len;
     const int kv_head = item.head / plan.schedule.group;
-    const int total = item.num_entries + item.column_tiles();
-    EntryReader reader(plan.entries + item.entries_at, item.num_entries);
-#pragma unroll 1
-    for (int e = 0; e < total; ++e, key_use = use_after(key_use, 1)) {
-      const bool is_column = e >= item.num_entries;
-      const Entry entry = reader.at(e);
-      if (leader) {
-        const RingPosition<Config::kKeySlots> key(key_use);
-        shared.key_empty[key.slot].wait(key.parity ^ 1);
-        const int column = (e - item.num_entries) * kTileKeys;
-        const int start = is_column ? column : entry.start(item_position);
-        shared.key_start[key.slot] = is_column ? kFirstColumnTile + (e - item.num_entries) : start;
-        if (!is_column) release_for_absent_half(shared.key_empty[key.slot], entry.halves());
-        load_tile<Config>(shared.key[0][key.slot], Config::kKeyPanelStride,
-                          is_column ? maps.gathered_key : maps.key, shared.key_full[key.slot], start,
-                          is_column ? item.head : kv_head);
-        if (e == min(kAnnounceAfter, total - 1)) {
-          announce(use_after(use, 1), claimed, origin);
-          claimed = claim();
-          origin = origin_of(claimed);
-        }
+    const int announce_at = min(kAnnounceAfter, item.num_entries + item.column_tiles() - 1);
+    for_each_tile(item, plan, [&](int number, int start, int halves, int column_tile) {
+      const bool is_column = column_tile >= 0;
+      shared.key_empty[key.slot].wait(key.parity ^ 1);
+      shared.key_start[key.slot] = is_column ? kFirstColumnTile + column_tile : start;
+      release_for_absent_half(shared.key_empty[key.slot], halves);
+      load_tile<Config>(shared.key[0][key.slot], Config::kKeyPanelStride,
+                        is_column ? maps.gathered_key : maps.key, shared.key_full[key.slot], start,
+                        is_column ? item.head : kv_head);
+      key.advance();
+      if (number == announce_at) {
+        announce(min(num_items, claimed), false);
+        claimed = claim();
       }
-    }
+    });
   }
 }
 
+// By one thread.
 template <class Config>
 __device__ __forceinline__ void produce_values(SharedMemory<Config>& shared, const InputMaps& maps,
                                                const Plan& plan) {
-  const bool leader = threadIdx.x % 32 == 0;
-  int value_use = 0;
-  for (int use = 0;; use = use_after(use, 1)) {
-    const RingPosition<kQueryBuffers> at(use);
+  FillPosition<Config::kValueSlots> value;
+  for (FillPosition<kItemBuffers> at;; at.advance()) {
     shared.item_full[at.slot].wait(at.parity);
     const Item item = shared.item[at.slot];
-    __syncwarp();
-    if (leader) shared.item_empty[at.slot].arrive();
+    shared.item_empty[at.slot].arrive();
     if (item.head < 0) return;
-    const int item_position = item.first_row + plan.kv_len - plan.q_len;
     const int kv_head = item.head / plan.schedule.group;
-    const int total = item.num_entries + item.column_tiles();
-    EntryReader reader(plan.entries + item.entries_at, item.num_entries);
-#pragma unroll 1
-    for (int e = 0; e < total; ++e, value_use = use_after(value_use, 1)) {
-      const bool is_column = e >= item.num_entries;
-      const Entry entry = reader.at(e);
-      if (leader) {
-        const RingPosition<Config::kValueSlots> value(value_use);
-        shared.value_empty[value.slot].wait(value.parity ^ 1);
-        const int start = is_column ? (e - item.num_entries) * kTileKeys : entry.start(item_position);
-        if (!is_column) release_for_absent_half(shared.value_empty[value.slot], entry.halves());
-        load_tile<Config>(shared.value[0][value.slot], Config::kValuePanelStride,
-                          is_column ? maps.gathered_value : maps.value, shared.value_full[value.slot], start,
-                          is_column ? item.head : kv_head);
-      }
-    }
+    for_each_tile(item, plan, [&](int, int start, int halves, int column_tile) {
+      const bool is_column = column_tile >= 0;
+      shared.value_empty[value.slot].wait(value.parity ^ 1);
+      release_for_absent_half(shared.value_empty[value.slot], halves);
+      load_tile<Config>(shared.value[0][value.slot], Config::kValuePanelStride,
+                        is_column ? maps.gathered_value : maps.value, shared.value_full[value.slot], start,
+                        is_column ? item.head : kv_head);
+      value.advance();
+    });
   }
 }
 
@@ -167,7 +150,7 @@ __device__ __forceinline__ void produce_column_masks(SharedMemory<Config>& share
   const int lane = static_cast<int>(threadIdx.x % 32);
   int mask_use = 0;
   for (int use = 0;; use = use_after(use, 1)) {
-    const RingPosition<kQueryBuffers> at(use);
+    const RingPosition<kItemBuffers> at(use);
     shared.item_full[at.slot].wait(at.parity);
     const Item item = shared.item[at.slot];
     __syncwarp();

@@ -123,32 +123,29 @@ struct Softmax {
   }
 };
 
-// A tile's scores once more, for one warp's 16 rows: wgmma would need the whole warpgroup. query_row: shared
-// address of the lane's row of ldmatrix; key_tile: shared address of the tile.
+// A tile's scores once more, for one warp's 16 rows: wgmma would need the whole warpgroup. query: as wgmma
+// takes it, 16 elements of head_dim a group of four; key_tile: shared address of the tile.
 template <class Config, int Tile>
-__device__ __forceinline__ void scores_again(float (&scores)[kStepScores], std::uint32_t query_row,
+__device__ __forceinline__ void scores_again(float (&scores)[kStepScores],
+                                             const std::uint32_t (&query)[Config::kHeadDim / 4],
                                              std::uint32_t key_tile) {
   const int lane = static_cast<int>(threadIdx.x % 32);
 #pragma unroll
   for (int i = 0; i < kTileScores; ++i) scores[kTileScores * Tile + i] = 0.0f;
   const std::uint32_t key_row = key_tile + (lane % 8 + lane / 16 * 8) * kPanelRowBytes;
-#pragma unroll 1
+#pragma unroll
   for (int k = 0; k < Config::kHeadDim / 16; ++k) {
-    const int panel = k / 4;
-    const int chunk =
-        2 * (k % 4);  // of 8 elements; the swizzle exchanges chunk c of row r with chunk c ^ r % 8
-    std::uint32_t query[4];
-    minference::cuda::load_matrices(
-        query, query_row + panel * Config::kQueryPanelBytes + (((chunk + lane / 16) ^ lane % 8) << 4));
+    // The swizzle exchanges chunk c (8 elements) of row r with chunk c ^ r % 8.
+    const int chunk = (2 * (k % 4) + lane / 8 % 2) ^ lane % 8;
+    const std::uint32_t(&part)[4] = reinterpret_cast<const std::uint32_t(&)[4]>(query[4 * k]);
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
       std::uint32_t key[4];
-      minference::cuda::load_matrices(key, key_row + panel * Config::kKeyPanelStride +
-                                               16 * j * kPanelRowBytes +
-                                               (((chunk + lane / 8 % 2) ^ lane % 8) << 4));
+      minference::cuda::load_matrices(
+          key, key_row + k / 4 * Config::kKeyPanelStride + 16 * j * kPanelRowBytes + (chunk << 4));
       float* d = scores + kTileScores * Tile + 8 * j;
-      minference::cuda::mma_m16n8k16<typename Config::T>(d, query, key[0], key[1]);
-      minference::cuda::mma_m16n8k16<typename Config::T>(d + 4, query, key[2], key[3]);
+      minference::cuda::mma_m16n8k16<typename Config::T>(d, part, key[0], key[1]);
+      minference::cuda::mma_m16n8k16<typename Config::T>(d + 4, part, key[2], key[3]);
     }
   }
 }

@@ -23,10 +23,6 @@ inline constexpr int kColumnMaskBatch = 2;  // column tiles whose masks are made
 inline constexpr int kProducerRegisters = 40;
 inline constexpr int kConsumerRegisters = 232;
 
-// What the ring of keys says of a tile: its start, which may be negative and lies below kFirstColumnTile
-// (lengths end at 2^27), or this and the tile's number among the columns.
-inline constexpr std::int32_t kFirstColumnTile = 1 << 30;
-
 enum NamedBarrier : int { kTurnOfLowerHalf = 1, kTurnOfUpperHalf = 2 };
 
 // Pairs: every item has an even number of entries and each half computes all of them, so a step's tiles always
@@ -63,7 +59,7 @@ struct SharedMemory {
   alignas(1024) std::uint8_t value[Config::kPanels][Config::kValueSlots][kTilePanelBytes];
   Item item[kItemBuffers];
   ColumnMask column_mask[kColumnMasks];
-  std::int32_t key_start[Config::kKeySlots];
+  std::int32_t key_start[Config::kKeySlots];  // of a tile that is no column's: its first key, maybe negative
   minference::cuda::Barrier item_full[kItemBuffers], item_empty[kItemBuffers], query_empty;
   minference::cuda::Barrier key_full[Config::kKeySlots], key_empty[Config::kKeySlots];
   minference::cuda::Barrier value_full[Config::kValueSlots], value_empty[Config::kValueSlots];

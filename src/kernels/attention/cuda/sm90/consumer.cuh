@@ -18,57 +18,13 @@ namespace minference::kernels::cuda::sm90 {
 
 // A step's two tiles, as uses of the rings of keys and values; the same one twice when the second is absent.
 struct StepTiles {
-  int first, second;
-};
+  int packed;
 
-// The tiles that a half computes of one item, two a step. Steps are asked for in order, one ahead of the step
-// that runs, so that nothing waits for what it takes to find them.
-template <bool Pairs>
-class HalfItem {
- public:
-  __device__ __forceinline__ void begin(const Item& item, int half, int first_use) {
-    using minference::cuda::warp_uniform;
-    tiles_ = warp_uniform(item.tiles[half]);
-    total_ = tiles_ + warp_uniform(item.column_tiles());
-    plain_steps_ = warp_uniform(item.plain_steps[half]);
-    first_tile_ = first_use;
-    after_ = use_after(first_use, warp_uniform(item.num_entries) + warp_uniform(item.column_tiles()));
-    if constexpr (!Pairs) {
-      order_at_ = item.order_at / 2;
-      ahead_ = {0, item.second};
-      first_tile_ += half == 0 ? warp_uniform(item.lead) : 0;
-      first_column_ = first_use + warp_uniform(item.num_entries) - tiles_;
-    }
-  }
-
-  __device__ __forceinline__ int steps() const { return (total_ + 1) / 2; }
-  // Steps [1, plain_steps()) need no mask.
-  __device__ __forceinline__ int plain_steps() const { return plain_steps_; }
-  // The first use by the next item.
-  __device__ __forceinline__ int use_behind() const { return after_; }
-
-  __device__ __forceinline__ StepTiles step(int number, const Plan& plan) {
-    using minference::cuda::warp_uniform;
-    const int j = 2 * number;
-    if constexpr (Pairs) {
-      const int first = use_after(first_tile_, j);  // even, as is every ring's size
-      return {first, first + 1};
-    } else {
-      const int first = use_after(j < tiles_ ? first_tile_ + warp_uniform(ahead_.x) : first_column_ + j, 0);
-      const int second =
-          use_after(j + 1 < tiles_ ? first_tile_ + warp_uniform(ahead_.y) : first_column_ + j + 1, 0);
-      if (j + 2 < tiles_) ahead_ = __ldg(reinterpret_cast<const int2*>(plan.order) + ++order_at_);
-      return {first, j + 1 < total_ ? second : first};
-    }
-  }
-
- private:
-  int tiles_, total_, plain_steps_;
-  int first_tile_;    // use of the rings by entry 0, plus the half's lead
-  int first_column_;  // use of the rings by the first column tile, less `tiles_`
-  int after_;
-  int order_at_;  // of the pair of tiles that `ahead_` holds
-  int2 ahead_;    // order of the next step's tiles
+  __device__ __forceinline__ StepTiles() {}
+  __device__ __forceinline__ StepTiles(int first, int second) : packed(first | second << 8) {}
+  __device__ __forceinline__ int first() const { return packed & 0xff; }
+  __device__ __forceinline__ int second() const { return packed >> 8; }
+  __device__ __forceinline__ bool is_pair() const { return first() != second(); }
 };
 
 template <class Config>
@@ -84,10 +40,6 @@ class Consumer {
       : shared_(shared), plan_(plan), out_(out), scale_log2_(scale_log2), lse_(lse) {
     // A vote, so that the compiler knows that every address made from it is uniform.
     half_ = __any_sync(minference::cuda::kAllLanes, threadIdx.x >= 2 * kWarpgroup) ? 1 : 0;
-    lane_ = static_cast<int>(threadIdx.x % 32);
-    warp_row_ = half_ * kHalfRows + static_cast<int>(threadIdx.x / 32 % kHalfWarps) * kWarpRows;
-    query_row_ =
-        minference::cuda::shared_address(shared.query) + (warp_row_ + lane_ % 16) * kPanelRowBytes;
     key_operand_ = minference::cuda::wgmma_operand(minference::cuda::shared_address(shared.key[0][0]));
     value_operand_ = minference::cuda::wgmma_operand(minference::cuda::shared_address(shared.value[0][0]),
                                                      Config::kValuePanelStride);
@@ -96,37 +48,41 @@ class Consumer {
   __device__ __forceinline__ void run() {
     using minference::cuda::warp_uniform;
     if (half_ == 0) minference::cuda::named_barrier_arrive<2 * kWarpgroup>(kTurnOfLowerHalf);
-    int use = 0;
-    wait_for_item(use);
-    if (warp_uniform(shared_.item[0].head) < 0) return;
+    wait_for_item();
+    if (warp_uniform(item().head) < 0) return;
     load_query();
-    release_query();
-    tiles_.begin(item(), half_, 0);
-    StepTiles now = tiles_.step(0, plan_);
-    next_ = tiles_.step(1, plan_);
+    if (lane() == 0) shared_.query_empty.arrive();
+    StepTiles now = begin_item(0);
     issue_first_scores(now);
-    finish_first_softmax(now, item());
+    find_next(1);
+    finish_first_softmax(now);
+    clear_output();
     pack_weights();
     while (true) {
-      const int turns = steps_of_longer_half(item()), steps = tiles_.steps();
+      const int plain = warp_uniform(item().plain_steps[half_]);
       int step = 1;
-      const auto advance = [&](auto masked) {
+#pragma unroll 1
+      for (; step < plain; ++step) {
         const StepTiles before = now;
         now = next_;
-        run_step<decltype(masked)::value>(now, before, ++step);
-      };
+        run_step<false>(step, now, before);
+      }
 #pragma unroll 1
-      for (const int plain = tiles_.plain_steps(); step < plain;) advance(std::false_type());
-#pragma unroll 1
-      while (step < steps) advance(std::true_type());
-      if (steps < turns) pass_turn();
+      for (const int steps = steps_of(half_); step < steps; ++step) {
+        const StepTiles before = now;
+        now = tiles_of(step);
+        run_step<true>(step, now, before);
+      }
+      if (steps_of(half_) < steps_of(1 - half_)) pass_turn();
 
-      const int head = item().head, row = item().first_row + warp_row_;
-      mask_use_ = use_after(mask_use_, warp_uniform(item().column_tiles()));
+      const int head = item().head, row = item().first_row + warp_row();
+      const int column_tiles = warp_uniform(item().column_tiles());
+      const int next_use = use_after(first_use_, warp_uniform(item().num_entries) + column_tiles);
+      mask_use_ = use_after(mask_use_, column_tiles);
       const Softmax done = softmax_;
       settle_store();
-      use = use_after(use, 1);
-      wait_for_item(use);
+      item_use_ = (item_use_ + 1) % (2 * kItemBuffers);
+      wait_for_item();
       const StepTiles before = now;
       if (warp_uniform(item().head) < 0) {
         wait_for_values(before);
@@ -139,51 +95,95 @@ class Consumer {
         break;
       }
       load_query();
-      tiles_.begin(item(), half_, tiles_.use_behind());
-      now = tiles_.step(0, plan_);
-      issue(now, before, 1);
-      finish_first_softmax(now, item());
+      now = begin_item(next_use);
+      issue(now, before);
+      find_next(1);
+      wait_for_scores();
+      finish_first_softmax(now);
       finish_product(before);
-      accumulate_ = 0;
       store(done, head, row);
+      clear_output();
       pack_weights();
       unsettled_ = true;
     }
-    if (lane_ == 0) minference::cuda::tma_store_wait();
+    if (lane() == 0) minference::cuda::tma_store_wait();
   }
 
  private:
-  __device__ __forceinline__ const Item& item() const {
-    return shared_.item[buffer_];
+  // Recomputed where they are used, since registers are short.
+  static __device__ __forceinline__ int lane() { return static_cast<int>(threadIdx.x % 32); }
+  __device__ __forceinline__ int warp_row() const {
+    return half_ * kHalfRows + static_cast<int>(threadIdx.x / 32 % kHalfWarps) * kWarpRows;
+  }
+  // Shared address of the lane's row of queries, for load_matrices and store_matrices.
+  __device__ __forceinline__ std::uint32_t query_row() const {
+    return minference::cuda::shared_address(shared_.query) + (warp_row() + lane() % 16) * kPanelRowBytes;
   }
 
-  __device__ __forceinline__ int steps_of_longer_half(const Item& of) const {
-    const int tiles = max(of.tiles[0], of.tiles[1]) + of.column_tiles();
-    return minference::cuda::warp_uniform((tiles + 1) / 2);
-  }
+  __device__ __forceinline__ const Item& item() const { return shared_.item[item_use_ % kItemBuffers]; }
 
-  __device__ __forceinline__ void wait_for_item(int use) {
-    const RingPosition<kItemBuffers> at(use);
+  __device__ __forceinline__ void wait_for_item() {
+    const RingPosition<kItemBuffers> at(item_use_);
     shared_.item_full[at.slot].wait(at.parity);
-    buffer_ = at.slot;
+  }
+
+  __device__ __forceinline__ int steps_of(int half) const {
+    return minference::cuda::warp_uniform((item().tiles[half] + item().column_tiles() + 1) / 2);
+  }
+
+  // Returns the tiles of an item's first step. first_use: of the rings, by the item's entry 0.
+  __device__ __forceinline__ StepTiles begin_item(int first_use) {
+    using minference::cuda::warp_uniform;
+    first_use_ = first_use;
+    if constexpr (!Config::kPairs) {
+      lead_use_ = first_use + (half_ == 0 ? warp_uniform(item().lead) : 0);
+      order_at_ = item().order_at / 2;
+      order_ = {0, item().second};
+    }
+    find_next(0);
+    return tiles_of(0);
+  }
+
+  // Finds the tiles of step `number`, one step ahead, so that nothing waits for what it takes. Steps are asked
+  // for in order. Where fewer than two tiles are left, tiles_of() replaces the others.
+  __device__ __forceinline__ void find_next(int number) {
+    if constexpr (Config::kPairs) {
+      const int first = use_after(first_use_, 2 * number);  // even, as is every ring's size
+      next_ = {first, first + 1};
+    } else {
+      next_ = {use_after(lead_use_, order_.x), use_after(lead_use_, order_.y)};
+      next_.packed = minference::cuda::warp_uniform(next_.packed);
+      order_ = __ldg(reinterpret_cast<const int2*>(plan_.order) + ++order_at_);
+    }
+  }
+
+  // What find_next() found for step `number`, with columns behind the last tile.
+  __device__ __forceinline__ StepTiles tiles_of(int number) const {
+    using minference::cuda::warp_uniform;
+    if constexpr (Config::kPairs) return next_;
+    const int tiles = warp_uniform(item().tiles[half_]), total = tiles + warp_uniform(item().column_tiles());
+    const int j = 2 * number, first_column = first_use_ + warp_uniform(item().num_entries) - tiles;
+    const int first = j < tiles ? next_.first() : use_after(first_column, j);
+    const int second = j + 1 < tiles ? next_.second() : use_after(first_column, j + 1);
+    return {first, j + 1 < total ? second : first};
   }
 
   __device__ __forceinline__ void wait_for_keys(StepTiles tiles) {
-    const KeyUse first(tiles.first), second(tiles.second);
+    const KeyUse first(tiles.first()), second(tiles.second());
     minference::cuda::wait_for_both(shared_.key_full[first.slot], first.parity, shared_.key_full[second.slot],
                                     second.parity);
   }
 
   __device__ __forceinline__ void wait_for_values(StepTiles tiles) {
-    const ValueUse first(tiles.first), second(tiles.second);
+    const ValueUse first(tiles.first()), second(tiles.second());
     minference::cuda::wait_for_both(shared_.value_full[first.slot], first.parity,
                                     shared_.value_full[second.slot], second.parity);
   }
 
   __device__ __forceinline__ void release_keys(StepTiles tiles) {
-    if (lane_ == 0) {
-      shared_.key_empty[KeyUse(tiles.first).slot].arrive();
-      if (tiles.second != tiles.first) shared_.key_empty[KeyUse(tiles.second).slot].arrive();
+    if (lane() == 0) {
+      shared_.key_empty[KeyUse(tiles.first()).slot].arrive();
+      if (tiles.is_pair()) shared_.key_empty[KeyUse(tiles.second()).slot].arrive();
     }
   }
 
@@ -191,24 +191,20 @@ class Consumer {
   __device__ __forceinline__ void load_query() {
 #pragma unroll
     for (int k = 0; k < Config::kHeadDim / 16; ++k) {
-      const int chunk = (2 * (k % 4) + lane_ / 16) ^ lane_ % 8;  // of 8 elements, swizzled
+      const int chunk = (2 * (k % 4) + lane() / 16) ^ lane() % 8;  // of 8 elements, swizzled
       minference::cuda::load_matrices(reinterpret_cast<std::uint32_t(&)[4]>(query_[4 * k]),
-                                      query_row_ + k / 4 * Config::kQueryPanelBytes + (chunk << 4));
+                                      query_row() + k / 4 * Config::kQueryPanelBytes + (chunk << 4));
     }
     __syncwarp();
-  }
-
-  __device__ __forceinline__ void release_query() {
-    if (lane_ == 0) shared_.query_empty.arrive();
   }
 
   // scores = query * keys^T. Two tiles in neighbouring slots make one operand, so that queries are read once.
   __device__ __forceinline__ void issue_scores(StepTiles tiles) {
     using namespace minference::cuda;
     const std::uint32_t first =
-        key_operand_ + warp_uniform(KeyUse(tiles.first).slot) * wgmma_operand_step(kTilePanelBytes);
+        key_operand_ + KeyUse(tiles.first()).slot * wgmma_operand_step(kTilePanelBytes);
     const std::uint32_t second =
-        key_operand_ + warp_uniform(KeyUse(tiles.second).slot) * wgmma_operand_step(kTilePanelBytes);
+        key_operand_ + KeyUse(tiles.second()).slot * wgmma_operand_step(kTilePanelBytes);
 #pragma unroll
     for (int k = 0; k < Config::kHeadDim / 16; ++k) {
       const std::uint32_t key = k / 4 * wgmma_operand_step(Config::kKeyPanelStride) + wgmma_operand_step(k % 4 * 32);
@@ -227,13 +223,12 @@ class Consumer {
   __device__ __forceinline__ void issue_product(StepTiles tiles) {
     using namespace minference::cuda;
     const std::uint32_t operand[2] = {
-        value_operand_ + warp_uniform(ValueUse(tiles.first).slot) * wgmma_operand_step(kTilePanelBytes),
-        value_operand_ + warp_uniform(ValueUse(tiles.second).slot) * wgmma_operand_step(kTilePanelBytes)};
+        value_operand_ + ValueUse(tiles.first()).slot * wgmma_operand_step(kTilePanelBytes),
+        value_operand_ + ValueUse(tiles.second()).slot * wgmma_operand_step(kTilePanelBytes)};
 #pragma unroll
     for (int k = 0; k < 2 * kTileKeys / 16; ++k) {
       const std::uint32_t value = operand[k / 4] + wgmma_operand_step(k % 4 * 16 * kPanelRowBytes);
-      wgmma_registers<T, Config::kHeadDim>(output_, weights_ + 4 * k, wgmma_descriptor(value),
-                                           k != 0 ? 1 : accumulate_);
+      wgmma_registers<T, Config::kHeadDim>(output_, weights_ + 4 * k, wgmma_descriptor(value), 1);
     }
   }
 
@@ -247,9 +242,8 @@ class Consumer {
     wgmma_pin(scores_);
   }
 
-  // Issues the scores of a step and the product of the one before, finds the tiles of step `next`, and returns
-  // when the scores are there.
-  __device__ __forceinline__ void issue(StepTiles now, StepTiles before, int next) {
+  // Issues the scores of a step and the product of the one before.
+  __device__ __forceinline__ void issue(StepTiles now, StepTiles before) {
     using namespace minference::cuda;
     wait_for_keys(now);
     named_barrier_sync<2 * kWarpgroup>(kTurnOfLowerHalf + half_);
@@ -261,10 +255,11 @@ class Consumer {
     issue_product(before);
     wgmma_commit();
     named_barrier_arrive<2 * kWarpgroup>(kTurnOfUpperHalf - half_);
-    next_ = tiles_.step(next, plan_);
-    wgmma_wait<1>();
-    wgmma_pin(scores_);
-    accumulate_ = 1;
+  }
+
+  __device__ __forceinline__ void wait_for_scores() {
+    minference::cuda::wgmma_wait<1>();
+    minference::cuda::wgmma_pin(scores_);
   }
 
   __device__ __forceinline__ void pass_turn() {
@@ -276,35 +271,34 @@ class Consumer {
     using namespace minference::cuda;
     wgmma_wait<0>();
     wgmma_pin(output_);
-    if (lane_ == 0) {
-      shared_.value_empty[ValueUse(before.first).slot].arrive();
-      if (before.second != before.first) shared_.value_empty[ValueUse(before.second).slot].arrive();
+    if (lane() == 0) {
+      shared_.value_empty[ValueUse(before.first()).slot].arrive();
+      if (before.is_pair()) shared_.value_empty[ValueUse(before.second()).slot].arrive();
     }
     settle_store();
   }
 
   // One step that is not an item's first.
   template <bool Masked>
-  __device__ __forceinline__ void run_step(StepTiles now, StepTiles before, int next) {
-    issue(now, before, next);
-    if constexpr (Masked) mask(now, item());
+  __device__ __forceinline__ void run_step(int number, StepTiles now, StepTiles before) {
+    issue(now, before);
+    find_next(number + 1);
+    wait_for_scores();
+    if constexpr (Masked) mask(number, now);
     float part[2], factor[2];
     softmax_.exponentials(scores_, scale_log2_, part);
     // Uniform in the warp but not in the warpgroup, so no wgmma instruction may stand in the branch.
     const bool out_of_range =
         __any_sync(minference::cuda::kAllLanes, !(fmaxf(part[0], part[1]) <= kLargestSum<T>));
     if (out_of_range) {
-      scores_again<Config, 0>(scores_, query_, key_tile(now.first));
-      scores_again<Config, 1>(scores_, query_, key_tile(now.second));
-      if constexpr (Masked) mask(now, item());
+      scores_again<Config, 0>(scores_, query_, key_tile(now.first()));
+      scores_again<Config, 1>(scores_, query_, key_tile(now.second()));
+      if constexpr (Masked) mask(number, now);
       softmax_.raise(scores_, scale_log2_, factor);
       softmax_.exponentials(scores_, scale_log2_, part);
     }
-    if constexpr (Masked) {
-      release_step(now);
-    } else {
-      release_keys(now);
-    }
+    if constexpr (Masked) release_masks(number, now);
+    release_keys(now);
     softmax_.sum[0] += part[0];
     softmax_.sum[1] += part[1];
     finish_product(before);
@@ -312,65 +306,69 @@ class Consumer {
     pack_weights();
   }
 
-  __device__ __forceinline__ void finish_first_softmax(StepTiles now, const Item& of) {
-    mask(now, of);
-    softmax_.begin(scores_);
+  __device__ __forceinline__ void finish_first_softmax(StepTiles now) {
+    mask(0, now);
+    softmax_.begin(scores_, scale_log2_);
     softmax_.exponentials(scores_, scale_log2_, softmax_.sum);
-    release_step(now);
+    release_masks(0, now);
+    release_keys(now);
   }
 
   __device__ __forceinline__ std::uint32_t key_tile(int use) const {
     return minference::cuda::shared_address(shared_.key[0][KeyUse(use).slot]);
   }
 
-  __device__ __forceinline__ void release_step(StepTiles now) {
-    const int first = shared_.key_start[KeyUse(now.first).slot],
-              second = shared_.key_start[KeyUse(now.second).slot];
+  // The number among the columns of a step's first tile; negative: it is none.
+  __device__ __forceinline__ int first_column_tile(int number) const {
+    return 2 * number - minference::cuda::warp_uniform(item().tiles[half_]);
+  }
+
+  __device__ __forceinline__ void release_masks(int number, StepTiles now) {
+    if constexpr (Config::kPairs) return;
     __syncwarp();
-    release_mask(first);
-    if (now.second != now.first) release_mask(second);
-    release_keys(now);
+    const int first = first_column_tile(number);
+    if (lane() == 0 && first >= 0) column_mask_empty(first).arrive();
+    if (lane() == 0 && first + 1 >= 0 && now.is_pair()) column_mask_empty(first + 1).arrive();
   }
 
-  __device__ __forceinline__ void release_mask(int start) {
-    if (start >= kFirstColumnTile) {
-      const RingPosition<kColumnMasks> at(use_after(mask_use_, start - kFirstColumnTile));
-      if (lane_ == 0) shared_.mask_empty[at.slot].arrive();
-    }
+  __device__ __forceinline__ minference::cuda::Barrier& column_mask_empty(int column_tile) {
+    return shared_.mask_empty[RingPosition<kColumnMasks>(use_after(mask_use_, column_tile)).slot];
   }
 
-  __device__ __forceinline__ void mask(StepTiles now, const Item& of) {
-    mask_one<0>(shared_.key_start[KeyUse(now.first).slot], of);
-    if (now.second == now.first) {
-      mask_tile<1>(scores_);
+  __device__ __forceinline__ void mask(int number, StepTiles now) {
+    const int column_tile = Config::kPairs ? -2 : first_column_tile(number);
+    mask_one<0>(now.first(), column_tile);
+    if (now.is_pair()) {
+      mask_one<1>(now.second(), column_tile + 1);
     } else {
-      mask_one<1>(shared_.key_start[KeyUse(now.second).slot], of);
+      mask_tile<1>(scores_);
     }
   }
 
   template <int Tile>
-  __device__ __forceinline__ void mask_one(int start, const Item& of) {
-    if (start >= kFirstColumnTile) {
-      mask_column_tile<Tile>(start - kFirstColumnTile, of);
+  __device__ __forceinline__ void mask_one(int use, int column_tile) {
+    if (column_tile >= 0) {
+      mask_column_tile<Tile>(column_tile);
       return;
     }
-    const int warp_position = of.first_row + warp_row_ + plan_.kv_len - plan_.q_len;
-    const WindowRule window = {of.local, of.sink};
+    const int start = shared_.key_start[KeyUse(use).slot];
+    const int warp_position = item().first_row + warp_row() + plan_.kv_len - plan_.q_len;
+    const WindowRule window = {item().local, item().sink};
     if (sees_all(warp_position, kWarpRows, window, start, kTileKeys)) return;
-    const int position = warp_position + lane_ / 4, first_key = start + 2 * (lane_ % 4);
+    const int position = warp_position + lane() / 4, first_key = start + 2 * (lane() % 4);
     const VisibleKeys visible[2] = {VisibleKeys::of(position, window, first_key),
                                     VisibleKeys::of(position + 8, window, first_key)};
     mask_keys<Tile>(scores_, visible);
   }
 
   template <int Tile>
-  __device__ __forceinline__ void mask_column_tile(int tile, const Item& of) {
+  __device__ __forceinline__ void mask_column_tile(int tile) {
     const RingPosition<kColumnMasks> at(use_after(mask_use_, tile));
     shared_.mask_full[at.slot].wait(at.parity);
     const ColumnMask& mask = shared_.column_mask[at.slot];
-    const int first = 2 * (lane_ % 4);
+    const int first = 2 * (lane() % 4);
     if (mask.keep[half_] != ~std::uint64_t{0}) mask_columns<Tile>(scores_, mask.keep[half_] >> first);
-    if (mask.partial[half_] != 0) mask_late_columns<Tile>(tile, of);
+    if (mask.partial[half_] != 0) mask_late_columns<Tile>(tile, item());
   }
 
   // Columns behind some row of the half: rows before them do not see them.
@@ -378,12 +376,12 @@ class Consumer {
   __device__ __forceinline__ void mask_late_columns(int tile, const Item& of) {
     const std::int32_t* columns =
         plan_.columns + static_cast<std::int64_t>(of.head) * plan_.column_capacity + tile * kTileKeys;
-    const int position = of.first_row + warp_row_ + lane_ / 4 + plan_.kv_len - plan_.q_len;
+    const int position = of.first_row + warp_row() + lane() / 4 + plan_.kv_len - plan_.q_len;
 #pragma unroll
     for (int j = 0; j < 8; ++j) {
 #pragma unroll
       for (int e = 0; e < 4; ++e) {
-        const int n = 8 * j + 2 * (lane_ % 4) + e % 2;
+        const int n = 8 * j + 2 * (lane() % 4) + e % 2;
         const bool late = tile * kTileKeys + n < of.num_columns && __ldg(columns + n) > position + e / 2 * 8;
         if (late) scores_[kTileScores * Tile + 4 * j + e] = -INFINITY;
       }
@@ -402,6 +400,11 @@ class Consumer {
     for (int i = 0; i < kOutputs; ++i) output_[i] *= factor[i / 2 % 2];
   }
 
+  __device__ __forceinline__ void clear_output() {
+#pragma unroll
+    for (int i = 0; i < kOutputs; ++i) output_[i] = 0.0f;
+  }
+
   // Normalises the output, writes it over this warp's rows of the queries and sends it from there.
   __device__ __forceinline__ void store(const Softmax& softmax, int head, int row) {
     using namespace minference::cuda;
@@ -409,32 +412,32 @@ class Consumer {
     float inverse[2];
 #pragma unroll
     for (int r = 0; r < 2; ++r) inverse[r] = sum[r] > 0.0f ? __fdividef(1.0f, sum[r]) : 0.0f;
-    std::uint8_t* rows = shared_.query + warp_row_ * kPanelRowBytes;
+    std::uint8_t* rows = shared_.query + warp_row() * kPanelRowBytes;
 #pragma unroll
     for (int j = 0; j < kOutputs / 8; ++j) {
-      const int chunk = (2 * j % 8 + lane_ / 16) ^ lane_ % 8;
+      const int chunk = (2 * j % 8 + lane() / 16) ^ lane() % 8;
       const float* x = output_ + 8 * j;
       store_matrices(
-          query_row_ + j / 4 * Config::kQueryPanelBytes + (chunk << 4),
+          query_row() + j / 4 * Config::kQueryPanelBytes + (chunk << 4),
           pack<T>(x[0] * inverse[0], x[1] * inverse[0]), pack<T>(x[2] * inverse[1], x[3] * inverse[1]),
           pack<T>(x[4] * inverse[0], x[5] * inverse[0]), pack<T>(x[6] * inverse[1], x[7] * inverse[1]));
     }
     fence_async_shared();
     __syncwarp();
-    if (lane_ == 0) {
+    if (lane() == 0) {
 #pragma unroll
       for (int panel = 0; panel < Config::kPanels; ++panel) {
         tma_store(out_, rows + panel * Config::kQueryPanelBytes, panel * kPanelDim, row, head);
       }
       tma_store_commit();
     }
-    if (lse_.data != nullptr && lane_ % 4 == 0) {
-      constexpr float kLn2 = 0.693147180559945f;
+    if (lse_.data != nullptr && lane() % 4 == 0) {
 #pragma unroll
       for (int r = 0; r < 2; ++r) {
-        const int at = row + lane_ / 4 + 8 * r;
-        const float lse = (softmax.reference[r] * scale_log2_ + __log2f(sum[r])) * kLn2;
-        if (at < plan_.q_len) lse_.data[head * lse_.head_stride + at * lse_.row_stride] = lse;
+        const int at = row + lane() / 4 + 8 * r;
+        if (at < plan_.q_len) {
+          lse_.data[head * lse_.head_stride + at * lse_.row_stride] = softmax.lse(r, sum[r]);
+        }
       }
     }
   }
@@ -442,7 +445,7 @@ class Consumer {
   // Gives back the rows of queries from which the output has been sent.
   __device__ __forceinline__ void settle_store() {
     if (!unsettled_) return;
-    if (lane_ == 0) {
+    if (lane() == 0) {
       minference::cuda::tma_store_wait_read();
       shared_.query_empty.arrive();
     }
@@ -455,8 +458,7 @@ class Consumer {
   const CUtensorMap& out_;
   const float scale_log2_;
   const base::RowsView lse_;
-  int half_, lane_, warp_row_;
-  std::uint32_t query_row_;  // shared address of the lane's row, for load_matrices and store_matrices
+  int half_;
   std::uint32_t key_operand_, value_operand_;
 
   std::uint32_t query_[Config::kHeadDim / 4];
@@ -464,12 +466,14 @@ class Consumer {
   std::uint32_t weights_[kStepScores / 2];
   float output_[kOutputs];
   Softmax softmax_;
-  int accumulate_ = 0;  // 0: the next product starts an item's output
-  int buffer_ = 0;
-  int mask_use_ = 0;  // uses of the ring of column masks before this item
+  StepTiles next_;         // what find_next() found
+  int first_use_;          // of the rings, by the item's entry 0
+  int lead_use_;           // plus the half's lead
+  int order_at_;           // of the pair of tiles that `order_` holds
+  int2 order_;             // of the tiles of the step behind `next_`
+  int item_use_ = 0;       // of the ring of items, modulo its period
+  int mask_use_ = 0;       // of the ring of column masks, by the item's first column tile
   bool unsettled_ = false;  // an output may still be read from the buffer of queries
-  HalfItem<Config::kPairs> tiles_;
-  StepTiles next_;  // those of the step after the one that runs
 };
 
 }  // namespace minference::kernels::cuda::sm90

@@ -26,8 +26,8 @@ struct FillPosition {
   }
 };
 
-// Calls bring(number, start, halves, column_tile) for every tile that an item loads, in order; column_tile is
-// -1 for those that are no columns. Entries are read two tiles ahead.
+// Calls bring(number, start, halves, is_column) for every tile that an item loads, in order. Entries are read
+// two tiles ahead.
 template <class Bring>
 __device__ __forceinline__ void for_each_tile(const Item& item, const Plan& plan, Bring bring) {
   const int item_position = item.first_row + plan.kv_len - plan.q_len;
@@ -39,11 +39,11 @@ __device__ __forceinline__ void for_each_tile(const Item& item, const Plan& plan
     const Entry entry = {next};
     next = after;
     after = __ldg(entries + min(e + 2, last));
-    bring(e, entry.start(item_position), entry.halves(), -1);
+    bring(e, entry.start(item_position), entry.halves(), false);
   }
 #pragma unroll 1
   for (int tile = 0; tile < item.column_tiles(); ++tile) {
-    bring(item.num_entries + tile, tile * kTileKeys, 3, tile);
+    bring(item.num_entries + tile, tile * kTileKeys, 3, true);
   }
 }
 
@@ -102,10 +102,9 @@ __device__ __forceinline__ void produce_items_and_keys(SharedMemory<Config>& sha
     if (item.head < 0) return;
     const int kv_head = item.head / plan.schedule.group;
     const int announce_at = min(kAnnounceAfter, item.num_entries + item.column_tiles() - 1);
-    for_each_tile(item, plan, [&](int number, int start, int halves, int column_tile) {
-      const bool is_column = column_tile >= 0;
+    for_each_tile(item, plan, [&](int number, int start, int halves, bool is_column) {
       shared.key_empty[key.slot].wait(key.parity ^ 1);
-      shared.key_start[key.slot] = is_column ? kFirstColumnTile + column_tile : start;
+      shared.key_start[key.slot] = start;
       release_for_absent_half(shared.key_empty[key.slot], halves);
       load_tile<Config>(shared.key[0][key.slot], Config::kKeyPanelStride,
                         is_column ? maps.gathered_key : maps.key, shared.key_full[key.slot], start,
@@ -130,8 +129,7 @@ __device__ __forceinline__ void produce_values(SharedMemory<Config>& shared, con
     shared.item_empty[at.slot].arrive();
     if (item.head < 0) return;
     const int kv_head = item.head / plan.schedule.group;
-    for_each_tile(item, plan, [&](int, int start, int halves, int column_tile) {
-      const bool is_column = column_tile >= 0;
+    for_each_tile(item, plan, [&](int, int start, int halves, bool is_column) {
       shared.value_empty[value.slot].wait(value.parity ^ 1);
       release_for_absent_half(shared.value_empty[value.slot], halves);
       load_tile<Config>(shared.value[0][value.slot], Config::kValuePanelStride,

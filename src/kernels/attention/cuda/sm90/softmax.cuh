@@ -60,13 +60,13 @@ __device__ __forceinline__ void mask_tile(float (&scores)[kStepScores]) {
 }
 
 struct Softmax {
-  float reference[2];  // of the thread's two rows, in scores
-  float sum[2];        // this thread's part of the sum of exponentials
+  float shift[2];  // of the thread's two rows: minus the reference, times softmax_scale * log2(e)
+  float sum[2];    // this thread's part of the sum of exponentials
 
-  __device__ __forceinline__ void begin(const float (&scores)[kStepScores]) {
+  __device__ __forceinline__ void begin(const float (&scores)[kStepScores], float scale_log2) {
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      reference[r] = fmaxf(row_maximum(scores, r), kNoKeySeen);
+      shift[r] = -fmaxf(row_maximum(scores, r), kNoKeySeen) * scale_log2;
       sum[r] = 0.0f;
     }
   }
@@ -76,9 +76,9 @@ struct Softmax {
                                         float (&factor)[2]) {
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      const float raised = fmaxf(row_maximum(scores, r), reference[r]);
-      factor[r] = minference::cuda::exp2_approx((reference[r] - raised) * scale_log2);
-      reference[r] = raised;
+      const float raised = fminf(-row_maximum(scores, r) * scale_log2, shift[r]);
+      factor[r] = minference::cuda::exp2_approx(raised - shift[r]);
+      shift[r] = raised;
       sum[r] *= factor[r];
     }
   }
@@ -88,14 +88,13 @@ struct Softmax {
                                                float (&part)[2]) const {
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      const float shift = -reference[r] * scale_log2;
       float even = 0.0f, odd = 0.0f;
 #pragma unroll
       for (int j = 0; j < kStepScores / 4; ++j) {
         float& a = scores[4 * j + 2 * r];
         float& b = scores[4 * j + 2 * r + 1];
-        a = minference::cuda::exp2_approx(fmaf(a, scale_log2, shift));
-        b = minference::cuda::exp2_approx(fmaf(b, scale_log2, shift));
+        a = minference::cuda::exp2_approx(fmaf(a, scale_log2, shift[r]));
+        b = minference::cuda::exp2_approx(fmaf(b, scale_log2, shift[r]));
         even += a;
         odd += b;
       }
@@ -107,6 +106,12 @@ struct Softmax {
   __device__ __forceinline__ float row_sum(int r) const {
     const float pair = sum[r] + __shfl_xor_sync(minference::cuda::kAllLanes, sum[r], 1);
     return pair + __shfl_xor_sync(minference::cuda::kAllLanes, pair, 2);
+  }
+
+  // Natural logarithm of the sum of exp(score * softmax_scale).
+  __device__ __forceinline__ float lse(int r, float row_sum) const {
+    constexpr float kLn2 = 0.693147180559945f;
+    return (__log2f(row_sum) - shift[r]) * kLn2;
   }
 
  private:

@@ -27,6 +27,11 @@ struct StepTiles {
   __device__ __forceinline__ bool is_pair() const { return first() != second(); }
 };
 
+// What of a step's scores counts; found while the scores are still being computed.
+struct StepMask {
+  KeptScores kept[2];
+};
+
 template <class Config>
 class Consumer {
   using T = typename Config::T;
@@ -55,7 +60,7 @@ class Consumer {
     StepTiles now = begin_item(0);
     issue_first_scores(now);
     find_next(1);
-    finish_first_softmax(now);
+    finish_first_softmax(now, mask_of(0, now));
     clear_output();
     pack_weights();
     while (true) {
@@ -98,8 +103,9 @@ class Consumer {
       now = begin_item(next_use);
       issue(now, before);
       find_next(1);
+      const StepMask mask = mask_of(0, now);
       wait_for_scores();
-      finish_first_softmax(now);
+      finish_first_softmax(now, mask);
       finish_product(before);
       store(done, head, row);
       clear_output();
@@ -283,8 +289,10 @@ class Consumer {
   __device__ __forceinline__ void run_step(int number, StepTiles now, StepTiles before) {
     issue(now, before);
     find_next(number + 1);
+    StepMask mask;
+    if constexpr (Masked) mask = mask_of(number, now);
     wait_for_scores();
-    if constexpr (Masked) mask(number, now);
+    if constexpr (Masked) apply(mask);
     float part[2], factor[2];
     softmax_.exponentials(scores_, scale_log2_, part);
     // Uniform in the warp but not in the warpgroup, so no wgmma instruction may stand in the branch.
@@ -293,11 +301,10 @@ class Consumer {
     if (out_of_range) {
       scores_again<Config, 0>(scores_, query_, key_tile(now.first()));
       scores_again<Config, 1>(scores_, query_, key_tile(now.second()));
-      if constexpr (Masked) mask(number, now);
+      if constexpr (Masked) apply(mask);
       softmax_.raise(scores_, scale_log2_, factor);
       softmax_.exponentials(scores_, scale_log2_, part);
     }
-    if constexpr (Masked) release_masks(number, now);
     release_keys(now);
     softmax_.sum[0] += part[0];
     softmax_.sum[1] += part[1];
@@ -306,11 +313,10 @@ class Consumer {
     pack_weights();
   }
 
-  __device__ __forceinline__ void finish_first_softmax(StepTiles now) {
-    mask(0, now);
+  __device__ __forceinline__ void finish_first_softmax(StepTiles now, const StepMask& mask) {
+    apply(mask);
     softmax_.begin(scores_, scale_log2_);
     softmax_.exponentials(scores_, scale_log2_, softmax_.sum);
-    release_masks(0, now);
     release_keys(now);
   }
 
@@ -323,68 +329,53 @@ class Consumer {
     return 2 * number - minference::cuda::warp_uniform(item().tiles[half_]);
   }
 
-  __device__ __forceinline__ void release_masks(int number, StepTiles now) {
-    if constexpr (Config::kPairs) return;
-    __syncwarp();
-    const int first = first_column_tile(number);
-    if (lane() == 0 && first >= 0) column_mask_empty(first).arrive();
-    if (lane() == 0 && first + 1 >= 0 && now.is_pair()) column_mask_empty(first + 1).arrive();
-  }
-
-  __device__ __forceinline__ minference::cuda::Barrier& column_mask_empty(int column_tile) {
-    return shared_.mask_empty[RingPosition<kColumnMasks>(use_after(mask_use_, column_tile)).slot];
-  }
-
-  __device__ __forceinline__ void mask(int number, StepTiles now) {
+  __device__ __forceinline__ StepMask mask_of(int number, StepTiles now) {
     const int column_tile = Config::kPairs ? -2 : first_column_tile(number);
-    mask_one<0>(now.first(), column_tile);
-    if (now.is_pair()) {
-      mask_one<1>(now.second(), column_tile + 1);
-    } else {
-      mask_tile<1>(scores_);
-    }
+    const KeptScores first = kept_of_tile(now.first(), column_tile);
+    return {first, now.is_pair() ? kept_of_tile(now.second(), column_tile + 1) : 0};
   }
 
-  template <int Tile>
-  __device__ __forceinline__ void mask_one(int use, int column_tile) {
-    if (column_tile >= 0) {
-      mask_column_tile<Tile>(column_tile);
-      return;
-    }
+  __device__ __forceinline__ KeptScores kept_of_tile(int use, int column_tile) {
+    if (column_tile >= 0) return kept_of_columns(column_tile);
     const int start = shared_.key_start[KeyUse(use).slot];
     const int warp_position = item().first_row + warp_row() + plan_.kv_len - plan_.q_len;
     const WindowRule window = {item().local, item().sink};
-    if (sees_all(warp_position, kWarpRows, window, start, kTileKeys)) return;
+    if (sees_all(warp_position, kWarpRows, window, start, kTileKeys)) return kKeepAll;
     const int position = warp_position + lane() / 4, first_key = start + 2 * (lane() % 4);
-    const VisibleKeys visible[2] = {VisibleKeys::of(position, window, first_key),
-                                    VisibleKeys::of(position + 8, window, first_key)};
-    mask_keys<Tile>(scores_, visible);
+    return keep_keys(
+        {VisibleKeys::of(position, window, first_key), VisibleKeys::of(position + 8, window, first_key)});
   }
 
-  template <int Tile>
-  __device__ __forceinline__ void mask_column_tile(int tile) {
-    const RingPosition<kColumnMasks> at(use_after(mask_use_, tile));
+  __device__ __forceinline__ KeptScores kept_of_columns(int column_tile) {
+    const RingPosition<kColumnMasks> at(use_after(mask_use_, column_tile));
     shared_.mask_full[at.slot].wait(at.parity);
-    const ColumnMask& mask = shared_.column_mask[at.slot];
-    const int first = 2 * (lane() % 4);
-    if (mask.keep[half_] != ~std::uint64_t{0}) mask_columns<Tile>(scores_, mask.keep[half_] >> first);
-    if (mask.partial[half_] != 0) mask_late_columns<Tile>(tile, item());
+    const std::uint64_t keep = shared_.column_mask[at.slot].keep[half_];
+    const bool late = shared_.column_mask[at.slot].partial[half_] != 0;
+    __syncwarp();
+    if (lane() == 0) shared_.mask_empty[at.slot].arrive();
+    const KeptScores kept = keep_columns(keep >> 2 * (lane() % 4));
+    return late ? kept & ~late_columns(column_tile) : kept;
   }
 
   // Columns behind some row of the half: rows before them do not see them.
-  template <int Tile>
-  __device__ __forceinline__ void mask_late_columns(int tile, const Item& of) {
-    const std::int32_t* columns =
-        plan_.columns + static_cast<std::int64_t>(of.head) * plan_.column_capacity + tile * kTileKeys;
-    const int position = of.first_row + warp_row() + lane() / 4 + plan_.kv_len - plan_.q_len;
-#pragma unroll
-    for (int j = 0; j < 8; ++j) {
-#pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        const int n = 8 * j + 2 * (lane() % 4) + e % 2;
-        const bool late = tile * kTileKeys + n < of.num_columns && __ldg(columns + n) > position + e / 2 * 8;
-        if (late) scores_[kTileScores * Tile + 4 * j + e] = -INFINITY;
-      }
+  __device__ __forceinline__ KeptScores late_columns(int column_tile) const {
+    const std::int32_t* columns = plan_.columns +
+                                  static_cast<std::int64_t>(item().head) * plan_.column_capacity +
+                                  column_tile * kTileKeys;
+    const int position = item().first_row + warp_row() + lane() / 4 + plan_.kv_len - plan_.q_len;
+    const int left = item().num_columns - column_tile * kTileKeys;
+    KeptScores late = 0;
+#pragma unroll 1
+    for (int i = 0; i < kTileScores; ++i) {
+      const int n = i / 4 * 8 + 2 * (lane() % 4) + i % 2;
+      if (n < left && __ldg(columns + n) > position + i % 4 / 2 * 8) late |= 1u << i;
+    }
+    return late;
+  }
+
+  __device__ __forceinline__ void apply(const StepMask& mask) {
+    if (__any_sync(minference::cuda::kAllLanes, (mask.kept[0] & mask.kept[1]) != kKeepAll)) {
+      mask_scores(scores_, mask.kept);
     }
   }
 

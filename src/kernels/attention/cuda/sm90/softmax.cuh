@@ -25,38 +25,36 @@ inline constexpr float kLargestSum = 0x1p60f;
 template <>
 inline constexpr float kLargestSum<__half> = 0x1p15f;
 
+// Which of a thread's scores of one tile count: bit 4 j + e for row r + 8 (e / 2), key 8 j + first + e % 2.
+using KeptScores = std::uint32_t;
+inline constexpr KeptScores kKeepAll = ~KeptScores{0};
+
 // visible: of the thread's two rows, counted from its first key.
-template <int Tile>
-__device__ __forceinline__ void mask_keys(float (&scores)[kStepScores], const VisibleKeys (&visible)[2]) {
+__device__ __forceinline__ KeptScores keep_keys(const VisibleKeys (&visible)[2]) {
+  KeptScores kept = 0;
 #pragma unroll
-  for (int j = 0; j < 8; ++j) {
-#pragma unroll
-    for (int e = 0; e < 4; ++e) {
-      if (!visible[e / 2].holds(8 * j + e % 2)) scores[kTileScores * Tile + 4 * j + e] = -INFINITY;
-    }
+  for (int i = 0; i < kTileScores; ++i) {
+    if (visible[i % 4 / 2].holds(i / 4 * 8 + i % 2)) kept |= 1u << i;
   }
+  return kept;
 }
 
-// keep: bit 8 j + e for the thread's first key + 8 j + e.
-template <int Tile>
-__device__ __forceinline__ void mask_columns(float (&scores)[kStepScores], std::uint64_t keep) {
-  const std::uint32_t words[2] = {static_cast<std::uint32_t>(keep), static_cast<std::uint32_t>(keep >> 32)};
+// columns: bit 8 j + e for the thread's first column + 8 j + e, the same for both rows.
+__device__ __forceinline__ KeptScores keep_columns(std::uint64_t columns) {
+  KeptScores kept = 0;
 #pragma unroll
   for (int j = 0; j < 8; ++j) {
-#pragma unroll
-    for (int e = 0; e < 2; ++e) {
-      if ((words[j / 4] >> (8 * (j % 4) + e) & 1u) == 0) {
-        scores[kTileScores * Tile + 4 * j + e] = -INFINITY;
-        scores[kTileScores * Tile + 4 * j + e + 2] = -INFINITY;
-      }
-    }
+    const auto pair = static_cast<std::uint32_t>(columns >> 8 * j) & 3u;
+    kept |= pair * 5u << 4 * j;
   }
+  return kept;
 }
 
-template <int Tile>
-__device__ __forceinline__ void mask_tile(float (&scores)[kStepScores]) {
+__device__ __forceinline__ void mask_scores(float (&scores)[kStepScores], const KeptScores (&kept)[2]) {
 #pragma unroll
-  for (int i = 0; i < kTileScores; ++i) scores[kTileScores * Tile + i] = -INFINITY;
+  for (int i = 0; i < kStepScores; ++i) {
+    if ((kept[i / kTileScores] >> i % kTileScores & 1u) == 0) scores[i] = -INFINITY;
+  }
 }
 
 struct Softmax {

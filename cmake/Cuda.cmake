@@ -16,13 +16,7 @@ target_compile_options(minference_cuda PRIVATE
   $<$<COMPILE_LANGUAGE:CUDA>:-lineinfo -Xcompiler=-Wall,-Wextra,-Wshadow>
   $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wno-sign-conversion>)
 
-option(MINFERENCE_CUDA_UNCONFIRMED "Take calls that no GPU has confirmed (docs/kernels/attention-sm90.md)" OFF)
-
 set(attention ${root}/src/kernels/attention/cuda)
-if(MINFERENCE_CUDA_UNCONFIRMED)
-  set_source_files_properties(${attention}/attention.cu PROPERTIES
-    COMPILE_DEFINITIONS MINFERENCE_CUDA_UNCONFIRMED)
-endif()
 target_sources(minference_cuda PRIVATE
   ${root}/src/capi/cuda/attention.cc
   ${root}/src/cuda/tensor_map.cu

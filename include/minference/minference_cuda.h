@@ -34,10 +34,7 @@ typedef struct minference_cuda_head {
  *
  * The index is device memory and is trusted: tiles of a head are starts relative to the position of a row
  * block's first row, descending and at least 64 apart; its columns are key positions, ascending and unique,
- * in [0, kv_len).
- *
- * Calls that no GPU has confirmed are refused as unsupported unless the library was configured with
- * MINFERENCE_CUDA_UNCONFIRMED: those with heads, and those whose kv_len - q_len is no multiple of 128. */
+ * in [0, kv_len). */
 typedef struct minference_cuda_attention_call {
   size_t struct_size;
   minference_tensor query, key, value, out;

@@ -65,15 +65,6 @@ void check_call(const DeviceAttentionCall& call) {
           std::min(index.tile_capacity, index.column_capacity));
   require(query.heads * (query.rows / kItemRows + 1) < std::numeric_limits<std::int32_t>::max() / 2, "query",
           "must have fewer rows and heads", query.rows, base::ErrorCode::unsupported);
-#ifndef MINFERENCE_CUDA_UNCONFIRMED
-  // Calls that no GPU has confirmed: docs/kernels/attention-sm90.md, "What has run".
-  require(index.heads == nullptr, "heads",
-          "must be null in this build (MINFERENCE_CUDA_UNCONFIRMED takes lists)", "head records",
-          base::ErrorCode::unsupported);
-  require((key.rows - query.rows) % kItemRows == 0, "kv_len - q_len",
-          "must be a multiple of 128 in this build (MINFERENCE_CUDA_UNCONFIRMED takes any)",
-          key.rows - query.rows, base::ErrorCode::unsupported);
-#endif
 }
 
 }  // namespace

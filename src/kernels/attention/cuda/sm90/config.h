@@ -19,7 +19,8 @@ inline constexpr int kHalfWarps = 4;
 inline constexpr int kWarpRows = kHalfRows / kHalfWarps;
 inline constexpr int kItemBuffers = 2;
 inline constexpr int kColumnMasks = 16;
-inline constexpr int kColumnMaskBatch = 2;  // column tiles whose masks are made at once
+inline constexpr int kColumnMaskBatch = 2;  // column tiles whose masks a warp makes at once
+inline constexpr int kColumnMaskWarps = 2;
 inline constexpr int kProducerRegisters = 40;
 inline constexpr int kConsumerRegisters = 232;
 

@@ -22,7 +22,7 @@ __device__ __forceinline__ void init_barriers(SharedMemory<Config>& shared) {
   shared.query_empty.init(kConsumerWarps);
   for (int i = 0; i < kItemBuffers; ++i) {
     shared.item_full[i].init(1);
-    shared.item_empty[i].init(2);  // the producers of values and of masks; consumers are done before
+    shared.item_empty[i].init(1 + kColumnMaskWarps);  // values and masks; consumers are done before
   }
   for (int i = 0; i < Config::kKeySlots; ++i) {
     shared.key_full[i].init(1);
@@ -53,7 +53,7 @@ __global__ void __launch_bounds__(kThreads, 1) attention_kernel(const __grid_con
     const int warp = minference::cuda::warp_uniform(static_cast<int>(threadIdx.x) / 32);
     if (warp == 0 && minference::cuda::elect_lane()) produce_items_and_keys<Config>(shared, arguments.inputs, arguments.plan);
     if (warp == 1 && minference::cuda::elect_lane()) produce_values<Config>(shared, arguments.inputs, arguments.plan);
-    if (warp == 2) produce_column_masks<Config>(shared, arguments.plan);
+    if (warp >= 2) produce_column_masks<Config>(shared, arguments.plan, warp - 2);
   } else {
     minference::cuda::registers_grow_to<kConsumerRegisters>();
     Consumer<Config>(shared, arguments.plan, arguments.out, arguments.scale_log2, arguments.lse).run();

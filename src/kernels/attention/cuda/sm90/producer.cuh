@@ -141,14 +141,14 @@ __device__ __forceinline__ void produce_values(SharedMemory<Config>& shared, con
 }
 
 // Which columns of each tile a half computes: those that none of its tiles holds and that its last row may
-// see.
+// see. By all lanes of kColumnMaskWarps warps, which take turns.
 template <class Config>
-__device__ __forceinline__ void produce_column_masks(SharedMemory<Config>& shared, const Plan& plan) {
+__device__ __forceinline__ void produce_column_masks(SharedMemory<Config>& shared, const Plan& plan, int warp) {
   using minference::cuda::kAllLanes;
+  constexpr int kLaneColumns = 2 * kColumnMaskBatch;
   const int lane = static_cast<int>(threadIdx.x % 32);
-  int mask_use = 0;
-  for (int use = 0;; use = use_after(use, 1)) {
-    const RingPosition<kItemBuffers> at(use);
+  int first_use = 0;
+  for (FillPosition<kItemBuffers> at;; at.advance()) {
     shared.item_full[at.slot].wait(at.parity);
     const Item item = shared.item[at.slot];
     __syncwarp();
@@ -157,30 +157,40 @@ __device__ __forceinline__ void produce_column_masks(SharedMemory<Config>& share
     const std::int32_t* columns = plan.columns + static_cast<std::int64_t>(item.head) * plan.column_capacity;
     const std::uint32_t* cover = plan.cover + static_cast<std::int64_t>(item.head) * plan.cover_words;
     const int item_position = item.first_row + plan.kv_len - plan.q_len;
-#pragma unroll 1
-    for (int tile = 0; tile < item.column_tiles(); tile += kColumnMaskBatch) {
-      std::uint32_t keep[2][2 * kColumnMaskBatch];
-      std::uint32_t partial[2][2 * kColumnMaskBatch];
+    std::int32_t next[kLaneColumns];
+    const auto read_ahead = [&](int tile) {
 #pragma unroll
-      for (int i = 0; i < 2 * kColumnMaskBatch; ++i) {
+      for (int i = 0; i < kLaneColumns; ++i) {
         const int n = tile * kTileKeys + 32 * i + lane;
-        const int column = n < item.num_columns ? __ldg(columns + n) : plan.kv_len;
+        next[i] = n < item.num_columns ? __ldg(columns + n) : plan.kv_len;
+      }
+    };
+    read_ahead(warp * kColumnMaskBatch);
+#pragma unroll 1
+    for (int tile = warp * kColumnMaskBatch; tile < item.column_tiles();
+         tile += kColumnMaskWarps * kColumnMaskBatch) {
+      std::uint32_t keep[2][kLaneColumns], partial[2][kLaneColumns];
+      std::int32_t here[kLaneColumns];
+#pragma unroll
+      for (int i = 0; i < kLaneColumns; ++i) here[i] = next[i];
+      read_ahead(tile + kColumnMaskWarps * kColumnMaskBatch);
+#pragma unroll
+      for (int i = 0; i < kLaneColumns; ++i) {
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
           const int position = item_position + half * kHalfRows;
-          const bool seen = column < min(position + kHalfRows, plan.kv_len);
+          const bool seen = here[i] < min(position + kHalfRows, plan.kv_len);
           // A half that lies behind the last query computes nothing that counts.
-          const int bit = seen ? max(column - position + plan.kv_len, 0) : 0;
+          const int bit = seen ? max(here[i] - position + plan.kv_len, 0) : 0;
           const bool covered = __ldg(cover + bit / 32) >> bit % 32 & 1u;
           keep[half][i] = __ballot_sync(kAllLanes, seen && !covered);
-          partial[half][i] = __ballot_sync(kAllLanes, seen && !covered && column > position);
+          partial[half][i] = __ballot_sync(kAllLanes, seen && !covered && here[i] > position);
         }
       }
 #pragma unroll
       for (int i = 0; i < kColumnMaskBatch; ++i) {
         if (tile + i >= item.column_tiles()) break;
-        const RingPosition<kColumnMasks> mask(mask_use);
-        mask_use = use_after(mask_use, 1);
+        const RingPosition<kColumnMasks> mask(use_after(first_use, tile + i));
         if (lane == 0) {
           shared.mask_empty[mask.slot].wait(mask.parity ^ 1);
 #pragma unroll
@@ -194,6 +204,7 @@ __device__ __forceinline__ void produce_column_masks(SharedMemory<Config>& share
         }
       }
     }
+    first_use = use_after(first_use, item.column_tiles());
   }
 }
 

@@ -46,9 +46,8 @@ __device__ __forceinline__ int warp_uniform(int x) {
 // that one thread is left, which can then hand operands to the copy engine without a loop over lanes.
 __device__ __forceinline__ bool elect_lane() {
   std::uint32_t elected;
-  asm volatile(
-      "{\n.reg .pred elected;\nelect.sync _|elected, 0xffffffff;\nselp.u32 %0, 1, 0, elected;\n}\n"
-      : "=r"(elected));
+  asm volatile("{\n.reg .pred elected;\nelect.sync _|elected, 0xffffffff;\nselp.u32 %0, 1, 0, elected;\n}\n"
+               : "=r"(elected));
   return elected != 0;
 }
 

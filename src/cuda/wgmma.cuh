@@ -108,25 +108,32 @@ __device__ __forceinline__ void wgmma_registers(float* d, const std::uint32_t* a
     asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, " Accumulate                                              \
                  ", 0;\n"                                                                                    \
                  "wgmma.mma_async.sync.aligned.m64n" #N "k16.f32." Type "." Type " " MINFERENCE_D##D##_NAMES \
-                 ", " A ", " B ", p, 1, 1, " #Transposed ";\n}\n"                                             \
+                 ", " A ", " B ", p, 1, 1, " #Transposed ";\n}\n"                                            \
                  : MINFERENCE_D##D##_OPERANDS                                                                \
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(accumulate));                     \
   }
 
 MINFERENCE_WGMMA_SHARED(__nv_bfloat16, "bf16", 64, 32, "%32", "%33", "%34")
 MINFERENCE_WGMMA_SHARED(__nv_bfloat16, "bf16", 128, 64, "%64", "%65", "%66")
-MINFERENCE_WGMMA_REGISTERS(wgmma_registers, 1, __nv_bfloat16, "bf16", 64, 32, "{%32, %33, %34, %35}", "%36", "%37")
-MINFERENCE_WGMMA_REGISTERS(wgmma_registers_rows_along_k, 0, __nv_bfloat16, "bf16", 64, 32, "{%32, %33, %34, %35}", "%36", "%37")
-MINFERENCE_WGMMA_REGISTERS(wgmma_registers, 1, __nv_bfloat16, "bf16", 96, 48, "{%48, %49, %50, %51}", "%52", "%53")
-MINFERENCE_WGMMA_REGISTERS(wgmma_registers, 1, __nv_bfloat16, "bf16", 128, 64, "{%64, %65, %66, %67}", "%68", "%69")
-MINFERENCE_WGMMA_REGISTERS(wgmma_registers_rows_along_k, 0, __nv_bfloat16, "bf16", 128, 64, "{%64, %65, %66, %67}", "%68", "%69")
+MINFERENCE_WGMMA_REGISTERS(wgmma_registers, 1, __nv_bfloat16, "bf16", 64, 32, "{%32, %33, %34, %35}", "%36",
+                           "%37")
+MINFERENCE_WGMMA_REGISTERS(wgmma_registers_rows_along_k, 0, __nv_bfloat16, "bf16", 64, 32,
+                           "{%32, %33, %34, %35}", "%36", "%37")
+MINFERENCE_WGMMA_REGISTERS(wgmma_registers, 1, __nv_bfloat16, "bf16", 96, 48, "{%48, %49, %50, %51}", "%52",
+                           "%53")
+MINFERENCE_WGMMA_REGISTERS(wgmma_registers, 1, __nv_bfloat16, "bf16", 128, 64, "{%64, %65, %66, %67}", "%68",
+                           "%69")
+MINFERENCE_WGMMA_REGISTERS(wgmma_registers_rows_along_k, 0, __nv_bfloat16, "bf16", 128, 64,
+                           "{%64, %65, %66, %67}", "%68", "%69")
 MINFERENCE_WGMMA_SHARED(__half, "f16", 64, 32, "%32", "%33", "%34")
 MINFERENCE_WGMMA_SHARED(__half, "f16", 128, 64, "%64", "%65", "%66")
 MINFERENCE_WGMMA_REGISTERS(wgmma_registers, 1, __half, "f16", 64, 32, "{%32, %33, %34, %35}", "%36", "%37")
-MINFERENCE_WGMMA_REGISTERS(wgmma_registers_rows_along_k, 0, __half, "f16", 64, 32, "{%32, %33, %34, %35}", "%36", "%37")
+MINFERENCE_WGMMA_REGISTERS(wgmma_registers_rows_along_k, 0, __half, "f16", 64, 32, "{%32, %33, %34, %35}",
+                           "%36", "%37")
 MINFERENCE_WGMMA_REGISTERS(wgmma_registers, 1, __half, "f16", 96, 48, "{%48, %49, %50, %51}", "%52", "%53")
 MINFERENCE_WGMMA_REGISTERS(wgmma_registers, 1, __half, "f16", 128, 64, "{%64, %65, %66, %67}", "%68", "%69")
-MINFERENCE_WGMMA_REGISTERS(wgmma_registers_rows_along_k, 0, __half, "f16", 128, 64, "{%64, %65, %66, %67}", "%68", "%69")
+MINFERENCE_WGMMA_REGISTERS(wgmma_registers_rows_along_k, 0, __half, "f16", 128, 64, "{%64, %65, %66, %67}",
+                           "%68", "%69")
 
 #undef MINFERENCE_WGMMA_SHARED
 #undef MINFERENCE_WGMMA_REGISTERS

@@ -117,7 +117,9 @@ class Consumer {
 
  private:
   // Recomputed where they are used, since registers are short.
-  static __device__ __forceinline__ int lane() { return static_cast<int>(threadIdx.x % 32); }
+  static __device__ __forceinline__ int lane() {
+    return static_cast<int>(threadIdx.x % 32);
+  }
   __device__ __forceinline__ int warp_row() const {
     return half_ * kHalfRows + static_cast<int>(threadIdx.x / 32 % kHalfWarps) * kWarpRows;
   }
@@ -126,7 +128,9 @@ class Consumer {
     return minference::cuda::shared_address(shared_.query) + (warp_row() + lane() % 16) * kPanelRowBytes;
   }
 
-  __device__ __forceinline__ const Item& item() const { return shared_.item[item_use_ % kItemBuffers]; }
+  __device__ __forceinline__ const Item& item() const {
+    return shared_.item[item_use_ % kItemBuffers];
+  }
 
   __device__ __forceinline__ void wait_for_item() {
     const RingPosition<kItemBuffers> at(item_use_);
@@ -213,14 +217,15 @@ class Consumer {
         key_operand_ + KeyUse(tiles.second()).slot * wgmma_operand_step(kTilePanelBytes);
 #pragma unroll
     for (int k = 0; k < Config::kHeadDim / 16; ++k) {
-      const std::uint32_t key = k / 4 * wgmma_operand_step(Config::kKeyPanelStride) + wgmma_operand_step(k % 4 * 32);
+      const std::uint32_t key =
+          k / 4 * wgmma_operand_step(Config::kKeyPanelStride) + wgmma_operand_step(k % 4 * 32);
       const std::uint32_t* query = query_ + 4 * k;
       if constexpr (Config::kPairs) {
         wgmma_registers_rows_along_k<T, 2 * kTileKeys>(scores_, query, wgmma_descriptor(first + key), k != 0);
       } else {
         wgmma_registers_rows_along_k<T, kTileKeys>(scores_, query, wgmma_descriptor(first + key), k != 0);
-        wgmma_registers_rows_along_k<T, kTileKeys>(scores_ + kTileScores, query, wgmma_descriptor(second + key),
-                                                   k != 0);
+        wgmma_registers_rows_along_k<T, kTileKeys>(scores_ + kTileScores, query,
+                                                   wgmma_descriptor(second + key), k != 0);
       }
     }
   }
@@ -305,6 +310,7 @@ class Consumer {
       softmax_.raise(scores_, scale_log2_, factor);
       softmax_.exponentials(scores_, scale_log2_, part);
     }
+    if (Masked || out_of_range) __syncwarp();  // all lanes have read the tiles, or where they start
     release_keys(now);
     softmax_.sum[0] += part[0];
     softmax_.sum[1] += part[1];
@@ -317,6 +323,7 @@ class Consumer {
     apply(mask);
     softmax_.begin(scores_, scale_log2_);
     softmax_.exponentials(scores_, scale_log2_, softmax_.sum);
+    __syncwarp();  // all lanes have read where the tiles start
     release_keys(now);
   }
 
@@ -365,10 +372,12 @@ class Consumer {
     const int position = item().first_row + warp_row() + lane() / 4 + plan_.kv_len - plan_.q_len;
     const int left = item().num_columns - column_tile * kTileKeys;
     KeptScores late = 0;
-#pragma unroll 1
-    for (int i = 0; i < kTileScores; ++i) {
-      const int n = i / 4 * 8 + 2 * (lane() % 4) + i % 2;
-      if (n < left && __ldg(columns + n) > position + i % 4 / 2 * 8) late |= 1u << i;
+#pragma unroll
+    for (int i = 0; i < kTileScores / 2; ++i) {
+      const int n = i / 2 * 8 + 2 * (lane() % 4) + i % 2, bit = i / 2 * 4 + i % 2;
+      const int column = n < left ? __ldg(columns + n) : 0;
+      if (column > position) late |= 1u << bit;
+      if (column > position + 8) late |= 4u << bit;
     }
     return late;
   }
@@ -457,13 +466,13 @@ class Consumer {
   std::uint32_t weights_[kStepScores / 2];
   float output_[kOutputs];
   Softmax softmax_;
-  StepTiles next_;         // what find_next() found
-  int first_use_;          // of the rings, by the item's entry 0
-  int lead_use_;           // plus the half's lead
-  int order_at_;           // of the pair of tiles that `order_` holds
-  int2 order_;             // of the tiles of the step behind `next_`
-  int item_use_ = 0;       // of the ring of items, modulo its period
-  int mask_use_ = 0;       // of the ring of column masks, by the item's first column tile
+  StepTiles next_;          // what find_next() found
+  int first_use_;           // of the rings, by the item's entry 0
+  int lead_use_;            // plus the half's lead
+  int order_at_;            // of the pair of tiles that `order_` holds
+  int2 order_;              // of the tiles of the step behind `next_`
+  int item_use_ = 0;        // of the ring of items, modulo its period
+  int mask_use_ = 0;        // of the ring of column masks, by the item's first column tile
   bool unsettled_ = false;  // an output may still be read from the buffer of queries
 };
 

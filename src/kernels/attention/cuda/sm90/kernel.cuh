@@ -51,8 +51,10 @@ __global__ void __launch_bounds__(kThreads, 1) attention_kernel(const __grid_con
   if (warpgroup == 0) {
     minference::cuda::registers_shrink_to<kProducerRegisters>();
     const int warp = minference::cuda::warp_uniform(static_cast<int>(threadIdx.x) / 32);
-    if (warp == 0 && minference::cuda::elect_lane()) produce_items_and_keys<Config>(shared, arguments.inputs, arguments.plan);
-    if (warp == 1 && minference::cuda::elect_lane()) produce_values<Config>(shared, arguments.inputs, arguments.plan);
+    if (warp == 0 && minference::cuda::elect_lane())
+      produce_items_and_keys<Config>(shared, arguments.inputs, arguments.plan);
+    if (warp == 1 && minference::cuda::elect_lane())
+      produce_values<Config>(shared, arguments.inputs, arguments.plan);
     if (warp >= 2) produce_column_masks<Config>(shared, arguments.plan, warp - 2);
   } else {
     minference::cuda::registers_grow_to<kConsumerRegisters>();

@@ -143,7 +143,8 @@ __device__ __forceinline__ void produce_values(SharedMemory<Config>& shared, con
 // Which columns of each tile a half computes: those that none of its tiles holds and that its last row may
 // see. By all lanes of kColumnMaskWarps warps, which take turns.
 template <class Config>
-__device__ __forceinline__ void produce_column_masks(SharedMemory<Config>& shared, const Plan& plan, int warp) {
+__device__ __forceinline__ void produce_column_masks(SharedMemory<Config>& shared, const Plan& plan,
+                                                     int warp) {
   using minference::cuda::kAllLanes;
   constexpr int kLaneColumns = 2 * kColumnMaskBatch;
   const int lane = static_cast<int>(threadIdx.x % 32);

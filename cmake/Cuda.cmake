@@ -14,12 +14,26 @@ set_target_properties(minference_cuda PROPERTIES
   CUDA_COMPILER_LAUNCHER ${CMAKE_CURRENT_LIST_DIR}/nvcc_checked.sh)
 target_compile_options(minference_cuda PRIVATE
   $<$<COMPILE_LANGUAGE:CUDA>:-lineinfo -Xcompiler=-Wall,-Wextra,-Wshadow>
-  $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wno-sign-conversion>)
+  $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wno-sign-conversion
+                                -Wno-missing-field-initializers>)
 
 set(attention ${root}/src/kernels/attention/cuda)
 target_sources(minference_cuda PRIVATE
   ${root}/src/capi/cuda/attention.cc
+  ${root}/src/capi/cuda/prefill.cc
+  ${root}/src/capi/heads.cc
+  ${root}/src/capi/sequences.cc
+  ${root}/src/capi/status.cc
+  ${root}/src/capi/tensors.cc
+  ${root}/src/cuda/clear_rows.cu
   ${root}/src/cuda/tensor_map.cu
+  ${root}/src/kernels/estimate/cuda/estimate.cu
+  ${root}/src/kernels/index/cuda/index.cu
+  ${root}/src/kernels/select/cuda/select.cu
+  ${root}/src/prefill/cuda/layer.cc
+  ${root}/src/prefill/gate.cc
+  ${root}/src/sparse/count.cc
+  ${root}/src/sparse/sparse_index.cc
   ${attention}/attention.cu
   ${attention}/prepare.cu
   ${attention}/sm90/launch.cu

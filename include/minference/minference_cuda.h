@@ -55,6 +55,110 @@ MINFERENCE_API minference_status
 minference_cuda_attention_workspace(const minference_cuda_attention_call* call, size_t* bytes);
 MINFERENCE_API minference_status minference_cuda_attention(const minference_cuda_attention_call* call);
 
+/* ---- MInference for a layer ------------------------------------------------------------------------------ */
+
+/* What the calls below share: causal, q_len <= kv_len; tensors [B, H, length, D] with device == 1, float16 or
+ * bfloat16, D 64, 96 or 128; data pointers and the strides of batch entries, heads and rows multiples of 16
+ * bytes; at most 128 query heads. Patterns, `heads`, are host memory and read before the call returns: dense,
+ * A-shape, vertical-slash or adaptive, without last_dense_rows. Vertical-slash and adaptive heads are
+ * estimated, selected and indexed on the device as minference.h says; there too is decided which of them run
+ * densely by fallback.
+ *
+ * An adaptive head may select more columns than `column_capacity`; it then computes every pair, whatever
+ * `fallback` says.
+ *
+ * Every call has a function that says how many bytes of workspace it needs, given the same struct: device
+ * memory on a 256-byte boundary, of no other call until this one is done. */
+
+/* Room for tiles and columns of a head: enough for whatever the published selection keeps, and for a
+ * sixteenth of the keys in an adaptive head. */
+typedef struct minference_cuda_capacity {
+  int32_t tiles, columns;
+} minference_cuda_capacity;
+
+/* estimate -> select -> index for one sequence, B == 1. */
+typedef struct minference_cuda_index_call {
+  size_t struct_size;
+  minference_tensor query;              /* [1, Hq, q_len, D] */
+  minference_tensor key;                /* [1, Hkv, kv_len, D] */
+  float softmax_scale;                  /* 0: 1 / sqrt(D) */
+  int32_t fallback;                     /* minference_fallback */
+  const minference_head_pattern* heads; /* host memory, [num_heads], num_heads == Hq */
+  int64_t num_heads;
+  /* What minference_cuda_attention takes: the index. */
+  minference_cuda_capacity capacity;
+  minference_cuda_head* index_heads; /* [Hq] */
+  int32_t* tiles;                    /* [Hq, capacity.tiles] */
+  int32_t* columns;                  /* [Hq, capacity.columns] */
+  /* Each may be NULL. */
+  int64_t* pairs;         /* [Hq]: pairs that the head computes, each once */
+  int32_t* offsets;       /* [Hq, offset_capacity], ascending, of vertical-slash and adaptive heads */
+  int32_t* offset_counts; /* [Hq]; with offsets. Where a count is larger, the row has the smallest ones */
+  int32_t offset_capacity;
+  float* column_sums;   /* [Hq, kv_len], of the same heads; NULL if and only if diagonal_sums is */
+  float* diagonal_sums; /* [Hq, kv_len] */
+  void* workspace;
+  size_t workspace_bytes;
+  void* stream; /* cudaStream_t */
+} minference_cuda_index_call;
+
+/* From query, key and heads alone. */
+MINFERENCE_API minference_status minference_cuda_index_capacity(const minference_cuda_index_call* call,
+                                                                minference_cuda_capacity* capacity);
+MINFERENCE_API minference_status minference_cuda_index_workspace(const minference_cuda_index_call* call,
+                                                                 size_t* bytes);
+MINFERENCE_API minference_status minference_cuda_index(const minference_cuda_index_call* call);
+
+/* The index of given columns and offsets, as minference_index_vertical_slash, without fallback. The lists are
+ * device memory in any order, duplicates count once; members outside [0, kv_len) are left out. A head whose
+ * index does not fit `capacity` computes every pair: {ceil(kv_len / 64) + 1, columns given} is enough. */
+typedef struct minference_cuda_vertical_slash_call {
+  size_t struct_size;
+  int64_t q_len, kv_len, num_heads;
+  const int32_t* columns;     /* [num_heads, column_stride] */
+  const int32_t* num_columns; /* [num_heads], device memory; NULL: column_stride each */
+  int32_t column_stride;
+  int32_t offset_stride;
+  const int32_t* offsets;     /* [num_heads, offset_stride] */
+  const int32_t* num_offsets; /* as num_columns */
+  minference_cuda_capacity capacity;
+  minference_cuda_head* index_heads; /* [num_heads] */
+  int32_t* tiles;                    /* [num_heads, capacity.tiles] */
+  int32_t* index_columns;            /* [num_heads, capacity.columns] */
+  int64_t* pairs;                    /* [num_heads] or NULL */
+  void* workspace;
+  size_t workspace_bytes;
+  void* stream;
+} minference_cuda_vertical_slash_call;
+MINFERENCE_API minference_status
+minference_cuda_vertical_slash_workspace(const minference_cuda_vertical_slash_call* call, size_t* bytes);
+MINFERENCE_API minference_status
+minference_cuda_vertical_slash(const minference_cuda_vertical_slash_call* call);
+
+/* estimate -> select -> index -> attend for all heads of one layer: minference_prefill. Sequences, in host
+ * memory, are computed one after the other on the stream; rows in none get out = 0 and lse = -inf. */
+typedef struct minference_cuda_prefill_call {
+  size_t struct_size;
+  minference_tensor query;              /* [B, Hq, q_len, D] */
+  minference_tensor key, value;         /* [B, Hkv, kv_len, D] */
+  minference_tensor out;                /* like query */
+  minference_tensor lse;                /* [B, Hq, q_len, 1] f32, natural log; data == NULL: not wanted */
+  float softmax_scale;                  /* 0: 1 / sqrt(D) */
+  int32_t fallback;                     /* minference_fallback */
+  const minference_sequence* sequences; /* host memory, [num_sequences]; NULL: every batch entry whole */
+  int64_t num_sequences;
+  const minference_head_pattern* heads; /* host memory, [num_heads], num_heads == Hq */
+  int64_t num_heads;
+  int32_t column_capacity; /* 0: what minference_cuda_index_capacity would say of each sequence */
+  int64_t* pairs;          /* device memory, [num_sequences, Hq]; NULL: not wanted */
+  void* workspace;
+  size_t workspace_bytes;
+  void* stream;
+} minference_cuda_prefill_call;
+MINFERENCE_API minference_status minference_cuda_prefill_workspace(const minference_cuda_prefill_call* call,
+                                                                   size_t* bytes);
+MINFERENCE_API minference_status minference_cuda_prefill(const minference_cuda_prefill_call* call);
+
 /* The message of this thread's last failed minference_cuda call; "" when none failed. */
 MINFERENCE_API const char* minference_cuda_last_error(void);
 

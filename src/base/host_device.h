@@ -6,3 +6,10 @@
 #else
 #define MINFERENCE_HD
 #endif
+
+// Before a loop whose arrays must become registers on the device.
+#ifdef __CUDA_ARCH__
+#define MINFERENCE_UNROLL _Pragma("unroll")
+#else
+#define MINFERENCE_UNROLL
+#endif

@@ -4,7 +4,7 @@
 #include <vector>
 
 #include "capi/context.h"
-#include "capi/patterns.h"
+#include "capi/heads.h"
 #include "capi/status.h"
 #include "capi/tensors.h"
 #include "kernels/index/index.h"

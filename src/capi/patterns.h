@@ -1,28 +1,11 @@
 #pragma once
 
-#include <span>
 #include <string>
-#include <vector>
 
 #include "minference/minference.h"
-#include "prefill/prefill.h"
 #include "sparse/head_pattern.h"
 
 struct minference_patterns {
   minference::sparse::PatternSet set;
   std::string json;  // of `set`, made once
 };
-
-namespace minference::capi {
-
-// Checks pattern, sizes and share of each; throws Error naming "heads[i].field".
-std::vector<sparse::HeadPattern> checked_heads(const minference_head_pattern* heads, std::int64_t num_heads);
-
-// The same, and that there is one a query head and that a non-causal call asks for nothing that needs
-// estimation.
-std::vector<sparse::HeadPattern> checked_heads(const minference_head_pattern* heads, std::int64_t num_heads,
-                                               std::int64_t num_query_heads, bool causal);
-
-prefill::Fallback checked_fallback(std::int32_t fallback);
-
-}  // namespace minference::capi

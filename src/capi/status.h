@@ -8,8 +8,9 @@
 
 namespace minference::capi {
 
-// Keeps the calling thread's last message; never throws.
+// Keeps the calling thread's last message, "" at first; never throws.
 void remember_error(const char* message) noexcept;
+const char* last_error() noexcept;
 
 // Runs the body of an API function; turns exceptions into a status and this thread's message.
 template <class Body>

@@ -3,8 +3,8 @@
 #include <vector>
 
 #include "capi/context.h"
+#include "capi/heads.h"
 #include "capi/index.h"
-#include "capi/patterns.h"
 #include "capi/status.h"
 #include "capi/tensors.h"
 #include "kernels/attention/attention.h"

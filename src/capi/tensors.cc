@@ -87,8 +87,9 @@ void check_dtype(const minference_tensor& tensor, const std::string& name, std::
 void check_tensor(const minference_tensor& tensor, const std::string& name, const Expected& expected) {
   base::require(tensor.dtype >= MINFERENCE_F32 && tensor.dtype <= MINFERENCE_I64, name + ".dtype",
                 "must be a minference_dtype (1 to 5)", tensor.dtype);
-  base::require(tensor.device == 0, name + ".device", "must be 0 (host memory)", tensor.device,
-                base::ErrorCode::unsupported);
+  base::require(tensor.device == static_cast<std::int32_t>(expected.memory), name + ".device",
+                expected.memory == Memory::host ? "must be 0 (host memory)" : "must be 1 (CUDA memory)",
+                tensor.device, base::ErrorCode::unsupported);
   check_shape(tensor, name, expected.shape);
   if (is_empty(tensor)) return;
   if (!tensor.data) base::refuse(name + ".data", "must not be NULL", "NULL");
@@ -100,10 +101,10 @@ void check_tensor(const minference_tensor& tensor, const std::string& name, cons
 
 LayerTensors check_layer(const minference_tensor& query, const minference_tensor& key,
                          const minference_tensor* value, const minference_tensor* out,
-                         const minference_tensor* lse) {
-  LayerTensors layer{.query = &query, .key = &key};
+                         const minference_tensor* lse, Memory memory) {
+  LayerTensors layer{.memory = memory, .query = &query, .key = &key};
   layer.dtype = checked_float_dtype(query.dtype, "query.dtype");
-  check_tensor(query, "query", {});
+  check_tensor(query, "query", {.memory = memory});
   layer.batch = query.shape[0];
   layer.num_query_heads = query.shape[1];
   layer.q_len = query.shape[2];
@@ -111,7 +112,7 @@ LayerTensors check_layer(const minference_tensor& query, const minference_tensor
   check_head_dim(layer.head_dim, "query.shape[3]");
 
   check_dtype(key, "key", query.dtype);
-  check_tensor(key, "key", {.shape = {layer.batch, kAnySize, kAnySize, layer.head_dim}});
+  check_tensor(key, "key", {.memory = memory, .shape = {layer.batch, kAnySize, kAnySize, layer.head_dim}});
   layer.num_kv_heads = key.shape[1];
   layer.kv_len = key.shape[2];
   base::require(layer.num_query_heads >= 1, "query.shape[1]", "must be >= 1 (heads)", layer.num_query_heads);
@@ -122,20 +123,24 @@ LayerTensors check_layer(const minference_tensor& query, const minference_tensor
 
   if (value) {
     check_dtype(*value, "value", query.dtype);
-    check_tensor(*value, "value", {.shape = {layer.batch, layer.num_kv_heads, layer.kv_len, layer.head_dim}});
+    check_tensor(
+        *value, "value",
+        {.memory = memory, .shape = {layer.batch, layer.num_kv_heads, layer.kv_len, layer.head_dim}});
     layer.value = value;
   }
   if (out) {
     check_dtype(*out, "out", query.dtype);
-    check_tensor(
-        *out, "out",
-        {.shape = {layer.batch, layer.num_query_heads, layer.q_len, layer.head_dim}, .written = true});
+    check_tensor(*out, "out",
+                 {.memory = memory,
+                  .shape = {layer.batch, layer.num_query_heads, layer.q_len, layer.head_dim},
+                  .written = true});
     layer.out = out;
   }
   if (lse && lse->data) {
     check_dtype(*lse, "lse", MINFERENCE_F32);
-    check_tensor(*lse, "lse",
-                 {.shape = {layer.batch, layer.num_query_heads, layer.q_len, 1}, .written = true});
+    check_tensor(
+        *lse, "lse",
+        {.memory = memory, .shape = {layer.batch, layer.num_query_heads, layer.q_len, 1}, .written = true});
     layer.lse = lse;
   }
   return layer;

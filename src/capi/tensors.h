@@ -21,9 +21,13 @@ void check_head_dim(std::int64_t head_dim, const std::string& name);
 // Rows or keys of a call: from 0 to sparse::kMaxLength.
 void check_length(std::int64_t length, const std::string& name);
 
+// Values are those of minference_tensor::device.
+enum class Memory : std::int32_t { host = 0, cuda = 1 };
+
 // Data, device, shape (kAnySize matches any), strides and address range of a tensor of one of the dtypes.
 // `written`: distinct indices must reach distinct elements as far as single strides tell.
 struct Expected {
+  Memory memory = Memory::host;
   std::array<std::int64_t, 4> shape = {kAnySize, kAnySize, kAnySize, kAnySize};
   bool written = false;
 };
@@ -32,6 +36,7 @@ void check_dtype(const minference_tensor& tensor, const std::string& name, std::
 
 // Query, key and (when not NULL) value, out and lse of one layer, checked against one another.
 struct LayerTensors {
+  Memory memory = Memory::host;
   const minference_tensor* query;
   const minference_tensor* key;
   const minference_tensor* value = nullptr;
@@ -42,7 +47,7 @@ struct LayerTensors {
 };
 LayerTensors check_layer(const minference_tensor& query, const minference_tensor& key,
                          const minference_tensor* value, const minference_tensor* out,
-                         const minference_tensor* lse);
+                         const minference_tensor* lse, Memory memory = Memory::host);
 
 // 0 stands for 1 / sqrt(head_dim).
 float checked_softmax_scale(float softmax_scale, std::int64_t head_dim);

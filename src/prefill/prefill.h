@@ -6,13 +6,11 @@
 #include "base/executor.h"
 #include "base/isa.h"
 #include "base/tensor.h"
+#include "prefill/gate.h"
 #include "sparse/head_pattern.h"
 #include "sparse/sparse_index.h"
 
 namespace minference::prefill {
-
-// Values are those of minference_fallback in the C ABI.
-enum class Fallback : std::int32_t { automatic = 0, off = 1 };
 
 // What to compute for one layer of one sequence. Positions are bottom-right aligned
 // (sparse::position_of_row).
@@ -32,9 +30,6 @@ struct Statistics {
   std::span<double> head_density;         // [num_query_heads] or empty
   std::span<std::int32_t> head_fallback;  // [num_query_heads] or empty
 };
-
-// The host gate: whether a call is too short for estimation to pay, from shapes alone.
-bool runs_densely(std::int64_t q_len, std::int64_t kv_len);
 
 // estimate -> select -> index for every head.
 sparse::SparseIndex build_index(const LayerPlan& plan, base::Isa isa, base::Executor& executor,

@@ -1,8 +1,7 @@
-#include <exception>
-#include <new>
 #include <string>
 
 #include "base/error.h"
+#include "capi/status.h"
 #include "kernels/attention/cuda/attention_cuda.h"
 #include "minference/minference_cuda.h"
 
@@ -10,25 +9,6 @@ namespace {
 
 namespace base = minference::base;
 namespace kernels = minference::kernels::cuda;
-
-thread_local std::string last_error;
-
-template <class Body>
-minference_status guarded(Body&& body) noexcept {
-  try {
-    body();
-    return MINFERENCE_OK;
-  } catch (const base::Error& error) {
-    last_error = error.what();
-    return static_cast<minference_status>(error.code());
-  } catch (const std::bad_alloc&) {
-    last_error = "host memory is exhausted";
-    return MINFERENCE_OUT_OF_MEMORY;
-  } catch (const std::exception& error) {
-    last_error = error.what();
-    return MINFERENCE_INTERNAL;
-  }
-}
 
 template <class View>
 View heads_view(const minference_tensor& tensor, const char* name) {
@@ -71,14 +51,14 @@ extern "C" {
 
 minference_status minference_cuda_attention_workspace(const minference_cuda_attention_call* call,
                                                       size_t* bytes) {
-  return guarded([&] {
+  return minference::capi::guarded([&] {
     base::require(bytes != nullptr, "bytes", "must not be null", "null");
     *bytes = kernels::attention_workspace_bytes(device_call(call));
   });
 }
 
 minference_status minference_cuda_attention(const minference_cuda_attention_call* call) {
-  return guarded([&] {
+  return minference::capi::guarded([&] {
     const kernels::DeviceAttentionCall device = device_call(call);
     kernels::attention(device, call->workspace, call->workspace_bytes,
                        static_cast<kernels::Stream>(call->stream));
@@ -86,7 +66,7 @@ minference_status minference_cuda_attention(const minference_cuda_attention_call
 }
 
 const char* minference_cuda_last_error(void) {
-  return last_error.c_str();
+  return minference::capi::last_error();
 }
 
 }  // extern "C"

@@ -5,14 +5,13 @@
 #include <bit>
 #include <numeric>
 
+#include "kernels/select/ordered.h"
+
 namespace minference::kernels {
 namespace {
 
-// Unsigned keys in the order of the floats; NaN first, -0 and 0 equal.
-std::uint32_t ordered(float x) {
-  if (x != x) return 0;
-  const auto bits = std::bit_cast<std::uint32_t>(x + 0.0f);
-  return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+std::uint32_t key_of(float x) {
+  return ordered(std::bit_cast<std::uint32_t>(x));
 }
 
 // The `count`-th largest key and how many keys of its value are among the `count` largest.
@@ -32,7 +31,7 @@ Cut find_cut(std::span<const float> values, std::int64_t count) {
     const std::uint32_t mask = (1u << digit) - 1;
     std::array<std::int64_t, 1 << 11> histogram{};
     for (const float x : values) {
-      const std::uint32_t key = ordered(x);
+      const std::uint32_t key = key_of(x);
       if (((key ^ prefix) & fixed) == 0) ++histogram[(key >> shift) & mask];
     }
     std::uint32_t bin = mask;
@@ -54,7 +53,7 @@ std::vector<std::int32_t> top_k(std::span<const float> values, std::int64_t coun
   Cut cut = find_cut(values.subspan(static_cast<std::size_t>(forced)), count - forced);
   auto next = members.begin() + forced;
   for (std::int64_t i = forced; next != members.end(); ++i) {
-    const std::uint32_t key = ordered(values[static_cast<std::size_t>(i)]);
+    const std::uint32_t key = key_of(values[static_cast<std::size_t>(i)]);
     if (key > cut.key || (key == cut.key && cut.ties-- > 0)) *next++ = static_cast<std::int32_t>(i);
   }
   return members;

@@ -1,0 +1,308 @@
+#include <algorithm>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "base/arithmetic.h"
+#include "capi/heads.h"
+#include "capi/sequences.h"
+#include "capi/status.h"
+#include "capi/tensors.h"
+#include "cuda/arena.h"
+#include "cuda/clear_rows.h"
+#include "kernels/index/cuda/index_cuda.h"
+#include "minference/minference_cuda.h"
+#include "prefill/cuda/layer.h"
+#include "sparse/member_bits.h"
+
+namespace minference::capi {
+namespace {
+
+using minference::cuda::Arena;
+using prefill::cuda::IndexCapacity;
+using prefill::cuda::LayerPlan;
+using prefill::cuda::Stream;
+
+constexpr std::int64_t kMaxKeys = std::int64_t{1} << 27;  // of the attention kernel
+
+void check_layer_for_cuda(const LayerTensors& layer) {
+  base::require(layer.kv_len <= kMaxKeys, "key.shape[2]", "must be at most 2^27", layer.kv_len,
+                base::ErrorCode::unsupported);
+  base::require(layer.q_len <= layer.kv_len, "query.shape[2]",
+                "must be <= key.shape[2] = " + std::to_string(layer.kv_len), layer.q_len);
+}
+
+// The copies of the kernels move 16 bytes at a time.
+void check_alignment(const minference_tensor& tensor, const std::string& name) {
+  constexpr std::int64_t kBytes = 16, kElements = kBytes / 2;
+  base::require(reinterpret_cast<std::uintptr_t>(tensor.data) % kBytes == 0, name + ".data",
+                "must be a multiple of 16", tensor.data);
+  for (int i = 0; i < 3; ++i) {
+    if (tensor.shape[i] > 1)
+      base::require(tensor.stride[i] % kElements == 0, name + ".stride[" + std::to_string(i) + "]",
+                    "must be a multiple of 8", tensor.stride[i]);
+  }
+}
+
+float checked_positive_scale(float softmax_scale, std::int64_t head_dim) {
+  const float scale = checked_softmax_scale(softmax_scale, head_dim);
+  base::require(scale > 0, "softmax_scale", "must be positive on CUDA", scale, base::ErrorCode::unsupported);
+  return scale;
+}
+
+void check_workspace(const void* workspace, std::size_t given, std::size_t needed) {
+  base::require(given >= needed, "workspace_bytes", "must be at least " + std::to_string(needed), given);
+  base::require(needed == 0 || (workspace != nullptr &&
+                                reinterpret_cast<std::uintptr_t>(workspace) % Arena::kAlignment == 0),
+                "workspace", "must be device memory on a 256-byte boundary", workspace);
+}
+
+IndexCapacity checked_capacity(const minference_cuda_capacity& capacity) {
+  base::require(capacity.tiles >= 0, "capacity.tiles", "must be >= 0", capacity.tiles);
+  base::require(capacity.columns >= 0, "capacity.columns", "must be >= 0", capacity.columns);
+  return {capacity.tiles, capacity.columns};
+}
+
+// ---- minference_cuda_index
+
+struct CheckedIndexCall {
+  std::vector<sparse::HeadPattern> heads;
+  LayerPlan plan;  // borrows `heads`
+
+  explicit CheckedIndexCall(const minference_cuda_index_call* given) {
+    const auto& call = checked_struct(given, "call");
+    const LayerTensors layer = check_layer(call.query, call.key, nullptr, nullptr, nullptr, Memory::cuda);
+    base::require(layer.batch == 1, "query.shape[0]", "must be 1", layer.batch);
+    check_layer_for_cuda(layer);
+    check_alignment(call.query, "query");
+    check_alignment(call.key, "key");
+    heads = checked_heads(call.heads, call.num_heads, layer.num_query_heads, true);
+    plan = {.query = input_heads(call.query, 0, 0, layer.q_len),
+            .key = input_heads(call.key, 0, 0, layer.kv_len),
+            .softmax_scale = checked_positive_scale(call.softmax_scale, layer.head_dim),
+            .heads = heads,
+            .fallback = checked_fallback(call.fallback)};
+    prefill::cuda::check_plan(plan);
+  }
+  CheckedIndexCall(const CheckedIndexCall&) = delete;
+  CheckedIndexCall& operator=(const CheckedIndexCall&) = delete;
+};
+
+void run_index(const minference_cuda_index_call& call, const LayerPlan& plan) {
+  const IndexCapacity capacity = checked_capacity(call.capacity);
+  not_null(call.index_heads, "index_heads");
+  if (capacity.tiles > 0) not_null(call.tiles, "tiles");
+  if (capacity.columns > 0) not_null(call.columns, "columns");
+  if (call.offsets != nullptr) {
+    not_null(call.offset_counts, "offset_counts");
+    base::require(call.offset_capacity >= 0, "offset_capacity", "must be >= 0", call.offset_capacity);
+  }
+  base::require((call.column_sums == nullptr) == (call.diagonal_sums == nullptr), "diagonal_sums",
+                "must be NULL if and only if column_sums is", call.diagonal_sums);
+  check_workspace(call.workspace, call.workspace_bytes, prefill::cuda::index_workspace_bytes(plan));
+  prefill::cuda::build_index(plan,
+                             {.heads = reinterpret_cast<sparse::DeviceHead*>(call.index_heads),
+                              .tiles = call.tiles,
+                              .columns = call.columns,
+                              .capacity = capacity,
+                              .pairs = call.pairs,
+                              .offsets = call.offsets,
+                              .offset_counts = call.offset_counts,
+                              .offset_capacity = call.offset_capacity,
+                              .column_sums = call.column_sums,
+                              .diagonal_sums = call.diagonal_sums},
+                             call.workspace, static_cast<Stream>(call.stream));
+}
+
+// ---- minference_cuda_vertical_slash
+
+struct MemberWorkspace {
+  std::uint32_t *columns, *offsets;
+  std::size_t bytes;
+};
+
+MemberWorkspace take_members(const minference_cuda_vertical_slash_call& call) {
+  Arena arena(call.workspace);
+  const std::int64_t words = call.num_heads * sparse::member_words(call.kv_len);
+  auto* columns = arena.take<std::uint32_t>(words);
+  auto* offsets = arena.take<std::uint32_t>(words);
+  return {columns, offsets, arena.used()};
+}
+
+const minference_cuda_vertical_slash_call& checked(const minference_cuda_vertical_slash_call* given) {
+  const auto& call = checked_struct(given, "call");
+  base::require(call.kv_len >= 0 && call.kv_len <= kMaxKeys, "kv_len", "must be from 0 to 2^27", call.kv_len);
+  base::require(call.q_len >= 0 && call.q_len <= call.kv_len, "q_len", "must be from 0 to kv_len",
+                call.q_len);
+  base::require(call.num_heads >= 1 && call.num_heads <= kernels::cuda::kMaxIndexedHeads, "num_heads",
+                "must be from 1 to 128", call.num_heads);
+  base::require(call.column_stride >= 0, "column_stride", "must be >= 0", call.column_stride);
+  base::require(call.offset_stride >= 0, "offset_stride", "must be >= 0", call.offset_stride);
+  return call;
+}
+
+void run_vertical_slash(const minference_cuda_vertical_slash_call& call) {
+  if (call.column_stride > 0) not_null(call.columns, "columns");
+  if (call.offset_stride > 0) not_null(call.offsets, "offsets");
+  not_null(call.index_heads, "index_heads");
+  const IndexCapacity capacity = checked_capacity(call.capacity);
+  if (capacity.tiles > 0) not_null(call.tiles, "tiles");
+  if (capacity.columns > 0) not_null(call.index_columns, "index_columns");
+  const MemberWorkspace members = take_members(call);
+  check_workspace(call.workspace, call.workspace_bytes, members.bytes);
+  const auto stream = static_cast<Stream>(call.stream);
+  kernels::cuda::mark_members({call.columns, call.num_columns, call.column_stride}, call.num_heads,
+                              call.kv_len, members.columns, stream);
+  kernels::cuda::mark_members({call.offsets, call.num_offsets, call.offset_stride}, call.num_heads,
+                              call.kv_len, members.offsets, stream);
+  const std::vector<kernels::cuda::IndexPlan> plans(static_cast<std::size_t>(call.num_heads),
+                                                    {.form = sparse::IndexForm::relative});
+  kernels::cuda::build_index({.q_len = call.q_len,
+                              .kv_len = call.kv_len,
+                              .heads = plans,
+                              .columns = members.columns,
+                              .offsets = members.offsets,
+                              .dense_cost = std::numeric_limits<double>::infinity(),
+                              .all_pairs = sparse::count_all_pairs(call.q_len, call.kv_len, true),
+                              .out_heads = reinterpret_cast<sparse::DeviceHead*>(call.index_heads),
+                              .out_tiles = call.tiles,
+                              .out_columns = call.index_columns,
+                              .tile_capacity = capacity.tiles,
+                              .column_capacity = capacity.columns,
+                              .out_pairs = call.pairs},
+                             stream);
+}
+
+// ---- minference_cuda_prefill
+
+class CheckedPrefillCall {
+ public:
+  explicit CheckedPrefillCall(const minference_cuda_prefill_call* given)
+      : call_(checked_struct(given, "call")),
+        layer_(check_layer(call_.query, call_.key, &call_.value, &call_.out, &call_.lse, Memory::cuda)) {
+    base::require(layer_.kv_len <= kMaxKeys, "key.shape[2]", "must be at most 2^27", layer_.kv_len,
+                  base::ErrorCode::unsupported);
+    check_alignment(call_.query, "query");
+    check_alignment(call_.key, "key");
+    check_alignment(call_.value, "value");
+    check_alignment(call_.out, "out");
+    heads_ = checked_heads(call_.heads, call_.num_heads, layer_.num_query_heads, true);
+    softmax_scale_ = checked_positive_scale(call_.softmax_scale, layer_.head_dim);
+    fallback_ = checked_fallback(call_.fallback);
+    base::require(call_.column_capacity >= 0, "column_capacity", "must be >= 0", call_.column_capacity);
+    sequences_ = checked_sequences(call_.sequences, call_.num_sequences, layer_, true);
+    order_ = in_row_order(sequences_);
+    prefill::cuda::check_plan(plan_of({.kv_len = 0}));
+  }
+  CheckedPrefillCall(const CheckedPrefillCall&) = delete;
+  CheckedPrefillCall& operator=(const CheckedPrefillCall&) = delete;
+
+  // Sequences share one workspace, in the stream's order.
+  std::size_t workspace_bytes() const {
+    std::size_t bytes = 0;
+    for (const std::size_t i : order_) {
+      const LayerPlan plan = plan_of(sequences_[i]);
+      bytes = std::max(bytes, prefill::cuda::layer_workspace_bytes(plan, outputs_of(i, plan)));
+    }
+    return bytes;
+  }
+
+  void run() const {
+    check_workspace(call_.workspace, call_.workspace_bytes, workspace_bytes());
+    const auto stream = static_cast<Stream>(call_.stream);
+    for (const std::size_t i : order_) {
+      const LayerPlan plan = plan_of(sequences_[i]);
+      prefill::cuda::prefill_layer(plan, outputs_of(i, plan), call_.workspace, stream);
+    }
+    for_each_gap(layer_, sequences_, order_, [&](std::int64_t batch, std::int64_t begin, std::int64_t end) {
+      minference::cuda::clear_rows(output_heads(call_.out, batch, begin, end - begin),
+                                   row_values(layer_.lse, batch, begin), stream);
+    });
+  }
+
+ private:
+  LayerPlan plan_of(const minference_sequence& s) const {
+    return {.query = input_heads(call_.query, s.batch, s.q_begin, s.q_len),
+            .key = input_heads(call_.key, s.batch, s.kv_begin, s.kv_len),
+            .softmax_scale = softmax_scale_,
+            .heads = heads_,
+            .fallback = fallback_};
+  }
+
+  prefill::cuda::LayerOutputs outputs_of(std::size_t i, const LayerPlan& plan) const {
+    const minference_sequence& s = sequences_[i];
+    IndexCapacity capacity = prefill::cuda::capacity_for(plan);
+    if (call_.column_capacity > 0) capacity.columns = call_.column_capacity;
+    return {.value = input_heads(call_.value, s.batch, s.kv_begin, s.kv_len),
+            .out = output_heads(call_.out, s.batch, s.q_begin, s.q_len),
+            .lse = row_values(layer_.lse, s.batch, s.q_begin),
+            .capacity = capacity,
+            .pairs = call_.pairs == nullptr
+                         ? nullptr
+                         : call_.pairs + static_cast<std::int64_t>(i) * layer_.num_query_heads};
+  }
+
+  const minference_cuda_prefill_call& call_;
+  LayerTensors layer_;
+  std::vector<sparse::HeadPattern> heads_;
+  float softmax_scale_ = 1.0f;
+  prefill::Fallback fallback_ = prefill::Fallback::automatic;
+  std::vector<minference_sequence> sequences_;
+  std::vector<std::size_t> order_;
+};
+
+}  // namespace
+}  // namespace minference::capi
+
+using namespace minference;
+
+extern "C" {
+
+minference_status minference_cuda_index_capacity(const minference_cuda_index_call* call,
+                                                 minference_cuda_capacity* capacity) {
+  return capi::guarded([&] {
+    capi::not_null(capacity, "capacity");
+    const capi::CheckedIndexCall checked(call);
+    const auto [tiles, columns] = prefill::cuda::capacity_for(checked.plan);
+    *capacity = {tiles, columns};
+  });
+}
+
+minference_status minference_cuda_index_workspace(const minference_cuda_index_call* call, size_t* bytes) {
+  return capi::guarded([&] {
+    capi::not_null(bytes, "bytes");
+    *bytes = prefill::cuda::index_workspace_bytes(capi::CheckedIndexCall(call).plan);
+  });
+}
+
+minference_status minference_cuda_index(const minference_cuda_index_call* call) {
+  return capi::guarded([&] {
+    const capi::CheckedIndexCall checked(call);
+    capi::run_index(*call, checked.plan);
+  });
+}
+
+minference_status minference_cuda_vertical_slash_workspace(const minference_cuda_vertical_slash_call* call,
+                                                           size_t* bytes) {
+  return capi::guarded([&] {
+    capi::not_null(bytes, "bytes");
+    *bytes = capi::take_members(capi::checked(call)).bytes;
+  });
+}
+
+minference_status minference_cuda_vertical_slash(const minference_cuda_vertical_slash_call* call) {
+  return capi::guarded([&] { capi::run_vertical_slash(capi::checked(call)); });
+}
+
+minference_status minference_cuda_prefill_workspace(const minference_cuda_prefill_call* call, size_t* bytes) {
+  return capi::guarded([&] {
+    capi::not_null(bytes, "bytes");
+    *bytes = capi::CheckedPrefillCall(call).workspace_bytes();
+  });
+}
+
+minference_status minference_cuda_prefill(const minference_cuda_prefill_call* call) {
+  return capi::guarded([&] { capi::CheckedPrefillCall(call).run(); });
+}
+
+}  // extern "C"

@@ -1,0 +1,123 @@
+#include "cuda/arena.h"
+#include "cuda/error.h"
+#include "kernels/select/cuda/adaptive.cuh"
+#include "kernels/select/cuda/select_cuda.h"
+#include "kernels/select/cuda/top_k.cuh"
+#include "kernels/select/select.h"
+
+namespace minference::kernels::cuda {
+
+namespace {
+
+using minference::cuda::Arena;
+using minference::cuda::check;
+using minference::cuda::Stream;
+using sparse::Pattern;
+
+struct PublishedTask {
+  std::int32_t head;
+  std::int32_t vertical, slash;
+};
+
+// Passed by value, so that a captured graph keeps them.
+struct PublishedTasks {
+  PublishedTask at[kMaxSelectedHeads];
+};
+struct AdaptiveTasks {
+  AdaptiveTask at[kMaxSelectedHeads];
+};
+
+// One CTA a list: blockIdx.x the head, blockIdx.y columns or offsets.
+__global__ void __launch_bounds__(kSelectThreads)
+    published_kernel(const __grid_constant__ SelectArguments arguments,
+                     const __grid_constant__ PublishedTasks tasks) {
+  extern __shared__ __align__(16) char shared[];
+  auto& memory = *reinterpret_cast<TopKMemory*>(shared);
+  const PublishedTask task = tasks.at[blockIdx.x];
+  const auto row = [&](const float* sums) { return sums + task.head * arguments.head_stride; };
+  const std::int64_t words = task.head * sparse::member_words(arguments.kv_len);
+  if (blockIdx.y == 0) {
+    top_k_bits(row(arguments.diagonal_sums), arguments.kv_len, task.slash, kForcedOffsets,
+               arguments.offsets + words, memory);
+  } else {
+    top_k_bits(row(arguments.column_sums), arguments.kv_len, task.vertical, kForcedColumns,
+               arguments.columns + words, memory);
+  }
+}
+
+__global__ void __launch_bounds__(kSelectThreads)
+    adaptive_kernel(const __grid_constant__ SelectArguments arguments,
+                    const __grid_constant__ AdaptiveTasks tasks, int num_tasks, AdaptiveScratch scratch) {
+  extern __shared__ __align__(16) char shared[];
+  auto& memory = *reinterpret_cast<AdaptiveMemory*>(shared);
+  scratch.move_to(static_cast<int>(blockIdx.x));
+  for (int t = blockIdx.x; t < num_tasks; t += gridDim.x) {
+    AdaptiveSelection(arguments, tasks.at[t], scratch, memory).run();
+    __syncthreads();
+  }
+}
+
+std::int64_t count_of(const DeviceSelectCall& call, Pattern pattern) {
+  std::int64_t count = 0;
+  for (const sparse::HeadPattern& head : call.heads) count += head.pattern == pattern;
+  return count;
+}
+
+// Heads that are selected at the same time each have scratch of their own.
+AdaptiveScratch take_scratch(const DeviceSelectCall& call, Arena& arena) {
+  constexpr std::int64_t kBudget = 128 << 20;
+  const std::int64_t bytes = AdaptiveScratch::bytes_per_head(call.kv_len);
+  const std::int64_t heads = base::clamp<std::int64_t>(kBudget / bytes, 1, count_of(call, Pattern::adaptive));
+  return {arena.take<char>(heads * bytes), call.kv_len, static_cast<int>(heads)};
+}
+
+template <class Kernel, class... Arguments>
+void launch(Kernel kernel, dim3 grid, int shared_bytes, Stream stream, const Arguments&... arguments) {
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes),
+        "reserving shared memory");
+  kernel<<<grid, kSelectThreads, shared_bytes, stream>>>(arguments...);
+  check(cudaGetLastError(), "launching the selection");
+}
+
+}  // namespace
+
+std::size_t select_workspace_bytes(const DeviceSelectCall& call) {
+  Arena arena(nullptr);
+  if (count_of(call, Pattern::adaptive) > 0) take_scratch(call, arena);
+  return arena.used();
+}
+
+void select(const DeviceSelectCall& call, void* workspace, Stream stream) {
+  base::require(count_of(call, Pattern::vertical_slash) <= kMaxSelectedHeads &&
+                    count_of(call, Pattern::adaptive) <= kMaxSelectedHeads,
+                "heads", "must have at most 128 that are selected online", call.heads.size(),
+                base::ErrorCode::unsupported);
+  if (call.kv_len == 0) return;
+  SelectArguments arguments{call.column_sums, call.diagonal_sums,
+                            call.head_stride, static_cast<std::int32_t>(call.kv_len),
+                            call.columns,     call.offsets};
+  PublishedTasks published;
+  AdaptiveTasks adaptive;
+  int num_published = 0, num_adaptive = 0;
+  for (std::size_t h = 0; h < call.heads.size(); ++h) {
+    const sparse::HeadPattern& head = call.heads[h];
+    const auto index = static_cast<std::int32_t>(h);
+    if (head.pattern == Pattern::vertical_slash) {
+      published.at[num_published++] = {index,
+                                       base::max(head.size[0], static_cast<std::int32_t>(kMinVertical)),
+                                       base::max(head.size[1], static_cast<std::int32_t>(kMinSlash))};
+    } else if (head.pattern == Pattern::adaptive) {
+      adaptive.at[num_adaptive++] = {index, head.share_ppm * 1e-6, call.column_cost};
+    }
+  }
+  if (num_published > 0)
+    launch(published_kernel, dim3(num_published, 2), sizeof(TopKMemory), stream, arguments, published);
+  if (num_adaptive > 0) {
+    Arena arena(workspace);
+    const AdaptiveScratch scratch = take_scratch(call, arena);
+    launch(adaptive_kernel, dim3(scratch.num_heads()), sizeof(AdaptiveMemory), stream, arguments, adaptive,
+           num_adaptive, scratch);
+  }
+}
+
+}  // namespace minference::kernels::cuda

@@ -1,0 +1,272 @@
+#include "prefill/cuda/layer.h"
+
+#include <algorithm>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "base/arithmetic.h"
+#include "base/error.h"
+#include "cuda/arena.h"
+#include "kernels/attention/cuda/attention_cuda.h"
+#include "kernels/estimate/cuda/estimate_cuda.h"
+#include "kernels/index/cuda/index_cuda.h"
+#include "kernels/select/cuda/select_cuda.h"
+#include "kernels/select/select.h"
+#include "prefill/cuda/costs.h"
+#include "sparse/cover_scan.h"
+#include "sparse/member_bits.h"
+#include "sparse/sparse_index.h"
+
+namespace minference::prefill::cuda {
+namespace {
+
+namespace kernels = minference::kernels::cuda;
+using minference::cuda::Arena;
+using sparse::HeadPattern;
+using sparse::IndexForm;
+using sparse::Pattern;
+
+constexpr std::int64_t kMaxHeads =
+    std::min({kernels::kMaxEstimatedHeads, kernels::kMaxSelectedHeads, kernels::kMaxIndexedHeads});
+
+bool needs_estimate(const HeadPattern& head) {
+  return head.pattern == Pattern::vertical_slash || head.pattern == Pattern::adaptive;
+}
+
+// What is known of a layer before its keys are: which heads are estimated, and what the others compute.
+class HeadPlans {
+ public:
+  explicit HeadPlans(const LayerPlan& plan) : q_len_(plan.query.rows), kv_len_(plan.key.rows) {
+    const bool automatic = plan.fallback == Fallback::automatic;
+    const bool gated = automatic && runs_densely(q_len_, kv_len_);
+    all_pairs_ = sparse::count_all_pairs(q_len_, kv_len_, true);
+    dense_cost_ = cost_of({}, 1.0);
+    limit_ = automatic ? dense_cost_ : std::numeric_limits<double>::infinity();
+    for (const HeadPattern& head : plan.heads) {
+      const bool estimated = needs_estimate(head) && !gated;
+      if (estimated) estimated_.push_back(static_cast<std::int32_t>(patterns_.size()));
+      patterns_.push_back(estimated ? head : HeadPattern{});
+      plans_.push_back(estimated                          ? kernels::IndexPlan{.form = IndexForm::relative}
+                       : head.pattern == Pattern::a_shape ? a_shape(head)
+                                                          : kernels::IndexPlan{.pairs = all_pairs_});
+    }
+  }
+
+  std::span<const kernels::IndexPlan> plans() const { return plans_; }
+  std::span<const HeadPattern> patterns() const { return patterns_; }
+  std::span<const std::int32_t> estimated() const { return estimated_; }
+  bool all_dense() const {
+    return std::all_of(plans_.begin(), plans_.end(),
+                       [](const kernels::IndexPlan& plan) { return plan.form == IndexForm::all; });
+  }
+  double limit() const { return limit_; }
+  std::int64_t all_pairs() const { return all_pairs_; }
+
+ private:
+  double cost_of(const sparse::HeadIndex& head, double cost_of_tile) const {
+    const sparse::HeadWork work = sparse::work_of({q_len_, kv_len_, true, {head}}, 0);
+    return static_cast<double>(work.tiles) * cost_of_tile +
+           static_cast<double>(work.row_slices) * kCostOfSlice;
+  }
+
+  // A layer's A-shape heads are mostly the same, and counting their tiles takes a step a row block.
+  kernels::IndexPlan a_shape(const HeadPattern& head) {
+    if (last_a_shape_ != head) {
+      const sparse::HeadIndex index{.form = IndexForm::window, .sink = head.size[0], .local = head.size[1]};
+      last_a_shape_ = head;
+      last_plan_ = cost_of(index, kCostOfTile) < limit_
+                       ? kernels::IndexPlan{IndexForm::window, head.size[0], head.size[1],
+                                            sparse::count_pairs({q_len_, kv_len_, true, {index}}, 0)}
+                       : kernels::IndexPlan{.pairs = all_pairs_};
+    }
+    return last_plan_;
+  }
+
+  std::int64_t q_len_, kv_len_;
+  std::int64_t all_pairs_ = 0;
+  double dense_cost_ = 0, limit_ = 0;  // an index that costs `limit_` is not worth it
+  std::vector<kernels::IndexPlan> plans_;
+  std::vector<HeadPattern> patterns_;  // of estimated heads; dense for all others
+  std::vector<std::int32_t> estimated_;
+  HeadPattern last_a_shape_;
+  kernels::IndexPlan last_plan_;
+};
+
+// What the steps before the index leave, and their scratch.
+struct IndexWorkspace {
+  float* column_sums;
+  float* diagonal_sums;
+  std::int64_t head_stride;
+  std::uint32_t* columns;
+  std::uint32_t* offsets;
+  char* estimate;
+  char* select;
+};
+
+IndexWorkspace take_index_workspace(const LayerPlan& plan, const HeadPlans& heads, bool sums_wanted,
+                                    Arena& arena) {
+  IndexWorkspace workspace = {};
+  if (heads.estimated().empty()) return workspace;
+  const std::int64_t num_heads = plan.query.heads, kv_len = plan.key.rows;
+  // Rows begin on 256-byte boundaries.
+  workspace.head_stride = sums_wanted ? kv_len : base::round_up<std::int64_t>(kv_len, 64);
+  workspace.column_sums = arena.take<float>(num_heads * workspace.head_stride);
+  workspace.diagonal_sums = arena.take<float>(num_heads * workspace.head_stride);
+  workspace.columns = arena.take<std::uint32_t>(num_heads * sparse::member_words(kv_len));
+  workspace.offsets = arena.take<std::uint32_t>(num_heads * sparse::member_words(kv_len));
+  workspace.estimate = arena.take<char>(
+      static_cast<std::int64_t>(kernels::estimate_workspace_bytes({.query = plan.query, .key = plan.key})));
+  workspace.select = arena.take<char>(static_cast<std::int64_t>(
+      kernels::select_workspace_bytes({.kv_len = kv_len, .heads = heads.patterns()})));
+  return workspace;
+}
+
+void build_index(const LayerPlan& plan, const HeadPlans& heads, const IndexOutputs& out, Arena& arena,
+                 Stream stream) {
+  const bool sums_wanted = out.column_sums != nullptr;
+  IndexWorkspace workspace = take_index_workspace(plan, heads, sums_wanted, arena);
+  if (sums_wanted) {
+    workspace.column_sums = out.column_sums;
+    workspace.diagonal_sums = out.diagonal_sums;
+  }
+  if (!heads.estimated().empty()) {
+    kernels::estimate({.query = plan.query,
+                       .key = plan.key,
+                       .softmax_scale = plan.softmax_scale,
+                       .heads = heads.estimated(),
+                       .column_sums = workspace.column_sums,
+                       .diagonal_sums = workspace.diagonal_sums,
+                       .head_stride = workspace.head_stride},
+                      workspace.estimate, stream);
+    kernels::select({.column_sums = workspace.column_sums,
+                     .diagonal_sums = workspace.diagonal_sums,
+                     .head_stride = workspace.head_stride,
+                     .kv_len = plan.key.rows,
+                     .heads = heads.patterns(),
+                     .column_cost = kCostOfColumn,
+                     .columns = workspace.columns,
+                     .offsets = workspace.offsets},
+                    workspace.select, stream);
+    if (out.offsets != nullptr)
+      kernels::list_members(workspace.offsets, plan.query.heads, plan.key.rows, out.offsets,
+                            out.offset_capacity, out.offset_counts, stream);
+  }
+  kernels::build_index({.q_len = plan.query.rows,
+                        .kv_len = plan.key.rows,
+                        .heads = heads.plans(),
+                        .columns = workspace.columns,
+                        .offsets = workspace.offsets,
+                        .costs = {kCostOfTile, kCostOfColumn, kCostOfSlice},
+                        .dense_cost = heads.limit(),
+                        .all_pairs = heads.all_pairs(),
+                        .out_heads = out.heads,
+                        .out_tiles = out.tiles,
+                        .out_columns = out.columns,
+                        .tile_capacity = out.capacity.tiles,
+                        .column_capacity = out.capacity.columns,
+                        .out_pairs = out.pairs},
+                       stream);
+}
+
+// The layer's index stays while attention runs; what was needed to make it does not, and attention's own
+// workspace takes its place.
+struct LayerWorkspace {
+  IndexOutputs index;
+  kernels::DeviceAttentionCall attention;
+  std::size_t shared_at, attention_bytes, bytes;
+};
+
+LayerWorkspace lay_out(const LayerPlan& plan, const HeadPlans& heads, const LayerOutputs& out, void* base) {
+  const std::int64_t num_heads = plan.query.heads;
+  Arena arena(base);
+  LayerWorkspace workspace;
+  workspace.index = {.heads = arena.take<sparse::DeviceHead>(num_heads),
+                     .tiles = arena.take<std::int32_t>(num_heads * out.capacity.tiles),
+                     .columns = arena.take<std::int32_t>(num_heads * out.capacity.columns),
+                     .capacity = out.capacity,
+                     .pairs = out.pairs};
+  workspace.attention = {.query = plan.query,
+                         .key = plan.key,
+                         .value = out.value,
+                         .out = out.out,
+                         .lse = out.lse,
+                         .softmax_scale = plan.softmax_scale};
+  // Without head records attention runs its denser path.
+  if (!heads.all_dense())
+    workspace.attention.index = {workspace.index.heads, workspace.index.tiles, workspace.index.columns,
+                                 out.capacity.tiles, out.capacity.columns};
+  workspace.shared_at = arena.used();
+  // The size does not depend on the address, nor on whether there is one.
+  const bool has_index = !heads.all_dense();
+  kernels::DeviceAttentionCall sized = workspace.attention;
+  if (has_index) sized.index.heads = reinterpret_cast<const sparse::DeviceHead*>(Arena::kAlignment);
+  workspace.attention_bytes = kernels::attention_workspace_bytes(sized);
+  Arena counting(nullptr);
+  take_index_workspace(plan, heads, false, counting);
+  workspace.bytes = workspace.shared_at + std::max(workspace.attention_bytes, counting.used());
+  return workspace;
+}
+
+}  // namespace
+
+void check_plan(const LayerPlan& plan) {
+  using base::require;
+  constexpr auto kUnsupported = base::ErrorCode::unsupported;
+  require(plan.query.heads <= kMaxHeads, "query.shape[1]", "must be at most " + std::to_string(kMaxHeads),
+          plan.query.heads, kUnsupported);
+  require(kernels::supports_estimate(plan.query.dtype, plan.query.dim), "query",
+          "must be float16 or bfloat16 with head_dim 64, 96 or 128, got head_dim", plan.query.dim,
+          kUnsupported);
+  for (std::size_t h = 0; h < plan.heads.size(); ++h) {
+    const HeadPattern& head = plan.heads[h];
+    const std::string name = "heads[" + std::to_string(h) + "].";
+    require(head.pattern != Pattern::block_sparse, name + "pattern", "must not be block-sparse on CUDA", 3,
+            kUnsupported);
+    require(head.last_dense_rows == 0 || head.pattern == Pattern::dense, name + "last_dense_rows",
+            "must be 0 on CUDA", head.last_dense_rows, kUnsupported);
+  }
+}
+
+IndexCapacity capacity_for(const LayerPlan& plan) {
+  const std::int64_t kv_len = plan.key.rows;
+  std::int64_t tiles = 0, columns = 0;
+  for (const HeadPattern& head : plan.heads) {
+    if (!needs_estimate(head)) continue;
+    tiles = sparse::cover_words(kv_len);
+    // A sixteenth of all keys costs a row block as much as an eighth of dense attention does on average.
+    constexpr std::int64_t kAdaptiveShare = 16, kAdaptiveLeast = 1024;
+    const std::int64_t most = head.pattern == Pattern::adaptive
+                                  ? std::max(kAdaptiveLeast, kv_len / kAdaptiveShare)
+                                  : std::max<std::int64_t>(minference::kernels::kMinVertical, head.size[0]);
+    columns = std::max(columns, std::min(kv_len, most));
+  }
+  return {static_cast<std::int32_t>(tiles), static_cast<std::int32_t>(columns)};
+}
+
+std::size_t index_workspace_bytes(const LayerPlan& plan) {
+  Arena arena(nullptr);
+  take_index_workspace(plan, HeadPlans(plan), false, arena);
+  return arena.used();
+}
+
+void build_index(const LayerPlan& plan, const IndexOutputs& out, void* workspace, Stream stream) {
+  Arena arena(workspace);
+  build_index(plan, HeadPlans(plan), out, arena, stream);
+}
+
+std::size_t layer_workspace_bytes(const LayerPlan& plan, const LayerOutputs& out) {
+  return lay_out(plan, HeadPlans(plan), out, nullptr).bytes;
+}
+
+void prefill_layer(const LayerPlan& plan, const LayerOutputs& out, void* workspace, Stream stream) {
+  if (plan.query.rows == 0) return;
+  const HeadPlans heads(plan);
+  const LayerWorkspace layer = lay_out(plan, heads, out, workspace);
+  char* shared = static_cast<char*>(workspace) + layer.shared_at;
+  Arena arena(shared);
+  if (!heads.all_dense() || out.pairs != nullptr) build_index(plan, heads, layer.index, arena, stream);
+  kernels::attention(layer.attention, shared, layer.attention_bytes, stream);
+}
+
+}  // namespace minference::prefill::cuda

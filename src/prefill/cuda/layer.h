@@ -1,0 +1,72 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+#include "base/tensor.h"
+#include "cuda/stream.h"
+#include "prefill/gate.h"
+#include "sparse/device_index.h"
+#include "sparse/head_pattern.h"
+
+// MInference for one layer of one sequence in device memory: prefill.h's steps, each on the caller's stream,
+// none of which waits for the host.
+namespace minference::prefill::cuda {
+
+using minference::cuda::Stream;
+
+// What to compute. Causal, q_len <= kv_len; float16 or bfloat16, head_dim 64, 96 or 128; data pointers, head
+// and row strides are multiples of 16 bytes. Patterns are dense, A-shape, vertical-slash or adaptive, without
+// dense rows of their own.
+struct LayerPlan {
+  base::InputHeads query;  // [num_query_heads, q_len, head_dim]
+  base::InputHeads key;    // [num_kv_heads, kv_len, head_dim]
+  float softmax_scale = 1.0f;
+  std::span<const sparse::HeadPattern> heads;  // host memory, [num_query_heads], at most 128
+  Fallback fallback = Fallback::automatic;
+};
+
+// Throws Error naming what of the plan the device does not support.
+void check_plan(const LayerPlan& plan);
+
+// Room for tiles and columns of a head: enough for whatever the published selection keeps. An adaptive head
+// may keep more columns than this; it then computes every pair, as a head that costs more than dense does.
+struct IndexCapacity {
+  std::int32_t tiles = 0, columns = 0;
+};
+IndexCapacity capacity_for(const LayerPlan& plan);
+
+// Device memory that build_index() writes. Null: not wanted, for those that say so.
+struct IndexOutputs {
+  sparse::DeviceHead* heads = nullptr;  // [num_query_heads]
+  std::int32_t* tiles = nullptr;        // [num_query_heads, capacity.tiles]
+  std::int32_t* columns = nullptr;      // [num_query_heads, capacity.columns]
+  IndexCapacity capacity;
+  std::int64_t* pairs = nullptr;  // [num_query_heads] computed pairs, each once; may be null
+
+  // For tests: what the steps before left, of heads that were estimated; may be null.
+  std::int32_t* offsets = nullptr;        // [num_query_heads, offset_capacity], ascending
+  std::int32_t* offset_counts = nullptr;  // [num_query_heads]
+  std::int32_t offset_capacity = 0;
+  float* column_sums = nullptr;    // [num_query_heads, kv_len]
+  float* diagonal_sums = nullptr;  // [num_query_heads, kv_len]
+};
+
+// estimate -> select -> index for every head.
+std::size_t index_workspace_bytes(const LayerPlan& plan);
+void build_index(const LayerPlan& plan, const IndexOutputs& out, void* workspace, Stream stream);
+
+// build_index, then attention over it. `value` is like key, `out` like query; every row of out (and lse) is
+// written. `pairs`: [num_query_heads] as above, may be null.
+struct LayerOutputs {
+  base::InputHeads value;
+  base::OutputHeads out;
+  base::RowsView lse;
+  IndexCapacity capacity;
+  std::int64_t* pairs = nullptr;
+};
+std::size_t layer_workspace_bytes(const LayerPlan& plan, const LayerOutputs& out);
+void prefill_layer(const LayerPlan& plan, const LayerOutputs& out, void* workspace, Stream stream);
+
+}  // namespace minference::prefill::cuda

@@ -1,0 +1,516 @@
+"""Checks libminference_cuda's estimation, selection, index and whole layer on random calls.
+
+python check_layer.py CUDA_LIBRARY CPU_LIBRARY [--cases N] [--first SEED] [--skip-attention]
+
+Sums against float64; members against the CPU library's selection of the same sums, and against float64's;
+lists and counts against the CPU library's index of the same members; a layer against its steps. One line a
+failing seed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import os
+import pathlib
+import random
+import sys
+
+import numpy
+import torch
+from check import strided
+from kernel import ALL, RELATIVE, WINDOW, HeadIndex
+from layer import (
+    A_SHAPE,
+    ADAPTIVE,
+    DENSE,
+    FALLBACK_AUTO,
+    FALLBACK_OFF,
+    VERTICAL_SLASH,
+    LayerLibrary,
+    Pattern,
+)
+
+sys.path.append(str(pathlib.Path(__file__).resolve().parents[2] / "python"))
+
+# src/prefill/cuda/costs.h
+COST_OF_TILE, COST_OF_COLUMN, COST_OF_SLICE = 1.35, 1 / 64, 0.25
+BUDGETS = ((0, 0), (30, 50), (100, 100), (30, 800), (100, 800), (500, 700), (1000, 6096), (3500, 100))
+LENGTHS = (1, 2, 5, 63, 64, 65, 100, 127, 128, 129, 191, 200, 511, 777, 1000, 1543, 2048, 3001, 5000, 20011)
+
+
+def fail(what: str) -> None:
+    raise AssertionError(what)
+
+
+class Cpu:
+    """The CPU library's selection and index."""
+
+    def __init__(self, path: str):
+        os.environ["MINFERENCE_LIBRARY"] = path
+        from minference import _calls, _library
+
+        self._calls, self._library = _calls, _library
+
+    def select(self, column_sums, diagonal_sums, patterns: list[Pattern]) -> tuple[list, list]:
+        array = (Pattern * len(patterns))(*patterns)
+        return self._calls.select(
+            column_sums.cpu().numpy(), diagonal_sums.cpu().numpy(), (ctypes.addressof(array), len(patterns))
+        )
+
+    def index(self, columns: list[int], offsets: list[int], q_len: int, kv_len: int) -> tuple:
+        """Tiles, columns and pairs of one head."""
+
+        def members(values: list[int]) -> numpy.ndarray:
+            return numpy.asarray(values, dtype=numpy.int32).reshape(1, 1, 1, -1)
+
+        arrays = self._calls.arrays_of(members(columns))
+        index = self._calls.Index(members(columns), members(offsets), q_len, kv_len, True, arrays)
+        head = self._library.IndexHead()
+        self._library.load().index_get(index.handle, 0, ctypes.byref(head))
+        tiles = tuple(head.tiles[i] for i in range(head.num_tiles))
+        return tiles, tuple(head.columns[i] for i in range(head.num_columns)), head.pairs
+
+
+def reference_sums(query, key, head: int, softmax_scale: float) -> tuple[torch.Tensor, torch.Tensor, float]:
+    """Column and diagonal sums of one head in float64, and what float32 scores may be off by, relatively."""
+    q_len, kv_len = query.shape[2], key.shape[2]
+    rows = torch.arange(max(0, q_len - 64), q_len, device="cuda")
+    kv_head = head // (query.shape[1] // key.shape[1])
+    scores = query[0, head, rows].double() @ key[0, kv_head].double().T * softmax_scale
+    offset = (kv_len - q_len + rows)[:, None] - torch.arange(kv_len, device="cuda")
+    weights = scores.masked_fill(offset < 0, float("-inf")).softmax(dim=-1)
+    diagonal = torch.zeros(kv_len, dtype=torch.float64, device="cuda")
+    diagonal.index_add_(0, offset.clamp_min(0).flatten(), weights.masked_fill(offset < 0, 0.0).flatten())
+    return weights.sum(dim=0), diagonal, 1e-4 + 3e-6 * float(scores.abs().max())
+
+
+def adaptive_reference(column_sums, diagonal_sums, share: float) -> tuple[list[int], list[int]]:
+    """docs/algorithm.md, "Selection: adaptive", in float64. Sums are float32 [kv_len]."""
+    column, diagonal = column_sums.cpu().double(), diagonal_sums.cpu().double()
+    n = len(column)
+    bands = (n + 63) // 64
+    largest = float(torch.finfo(torch.float32).max)
+
+    def prefix(x: torch.Tensor) -> torch.Tensor:
+        return torch.cat((torch.zeros(1, dtype=torch.float64), x.cumsum(0)))
+
+    before = prefix(diagonal)
+    k = torch.arange(n)
+    begin, end = (n - 64 - k).clamp_min(0), n - k
+    own = (column - (before[end] - before[begin]) / 64).float().clamp_min(0)
+    worth = (own.double() / COST_OF_COLUMN).float()
+    worth[:30] = largest
+    order = own.clone()
+    order[:30] = float("inf")
+    least = torch.sort(order, descending=True, stable=True).indices[:128]
+    own_before = prefix(own.double())
+    o = torch.arange(n)
+    even = (own_before[n - o] - own_before[(n - 64 - o).clamp_min(0)]) / 64
+    band = o // 64
+    band_worth = torch.zeros(bands, dtype=torch.float64).index_add_(0, band, (diagonal - even).clamp_min(0))
+    band_worth = band_worth.float()
+    band_worth[:2] = largest
+    middle = torch.minimum((begin // 64 + 1) * 64, end)
+    starts = torch.arange(bands) * 64
+    band_mass = before[(starts + 64).clamp_max(n)] - before[starts]
+
+    def kept_mass(threshold: float) -> float:
+        kept = torch.cat((band_worth >= threshold, torch.tensor([False])))
+        left = column - kept[begin // 64] * (before[middle] - before[begin])
+        left = left - kept[middle // 64] * (before[end] - before[middle])
+        return float(band_mass[kept[:bands]].sum() + left[worth >= threshold].clamp_min(0).sum())
+
+    threshold, wanted = 0.0, share * float(before[-1])
+    if wanted < float(before[-1]):
+        low, high = 0, int(numpy.float32(largest).view(numpy.uint32)) >> 16
+        while low < high:
+            middle_bits = low + (high - low + 1) // 2
+            at = float(numpy.uint32(middle_bits << 16).view(numpy.float32))
+            low, high = (middle_bits, high) if kept_mass(at) >= wanted else (low, middle_bits - 1)
+        threshold = float(numpy.uint32(low << 16).view(numpy.float32))
+    columns = set(least.tolist())
+    if threshold > 0:
+        columns |= set(torch.nonzero(worth >= threshold).flatten().tolist())
+    offsets = set()
+    for j in torch.nonzero(band_worth >= threshold).flatten().tolist():
+        offsets |= {64 * j, min(64 * j + 64, n - 1)}
+    return sorted(columns), sorted(offsets)
+
+
+def published_differs(
+    reference: torch.Tensor, members: list[int], budget: int, forced: int, tolerance: float
+) -> str:
+    """ "" when the members are float64's, but for sums within 1e-3 of the cut."""
+    n = len(reference)
+    count = min(budget, n)
+    if len(members) != count:
+        return f"{len(members)} members instead of {count}"
+    ranked = reference.clone()
+    ranked[: min(forced, count)] = float("inf")
+    order = torch.sort(ranked, descending=True, stable=True).indices
+    cut = float(ranked[order[count - 1]])
+    expected = set(order[:count].tolist())
+    for member in expected ^ set(members):
+        if not abs(float(ranked[member]) - cut) <= max(1e-3, 2 * tolerance) * cut + 1e-12:
+            return f"member {member} has {float(ranked[member]):.3e}, the cut is {cut:.3e}"
+    return ""
+
+
+def cost_of(head: HeadIndex, q_len: int, kv_len: int) -> float:
+    """What src/prefill/cuda/costs.h makes of an index, row block by row block."""
+    starts, columns = numpy.array(head.tiles, dtype=numpy.int64), numpy.array(head.columns, dtype=numpy.int64)
+    cost = 0.0
+    for begin in range(0, q_len, 64):
+        origin = kv_len - q_len + begin
+        end = kv_len - q_len + min(begin + 64, q_len)
+        cost += COST_OF_SLICE
+        cost += COST_OF_TILE * numpy.count_nonzero((origin + starts + 64 > 0) & (origin + starts < end))
+        covered = numpy.zeros(2 * kv_len + 256, dtype=bool)
+        for start in starts:
+            covered[kv_len + start + 64 : kv_len + start + 128] = True  # key - origin at + kv_len + 64
+        seen = columns[columns < end]
+        distance = seen - origin + kv_len + 64
+        cost += COST_OF_COLUMN * numpy.count_nonzero(~covered[distance])
+    return cost
+
+
+def dense_cost_of(q_len: int, kv_len: int) -> float:
+    ends = [kv_len - q_len + min(begin + 64, q_len) for begin in range(0, q_len, 64)]
+    return sum((end + 63) // 64 + COST_OF_SLICE for end in ends)
+
+
+def window_cost_of(head: HeadIndex, q_len: int, kv_len: int) -> float:
+    cost = 0.0
+    for begin in range(0, q_len, 64):
+        first, end = kv_len - q_len + begin, kv_len - q_len + min(begin + 64, q_len)
+        sink = min(head.sink, end)
+        window = max(first - head.local + 1, 0)
+        cost += COST_OF_SLICE
+        if window <= sink:
+            cost += COST_OF_TILE * ((max(end if head.local else 0, sink) + 63) // 64)
+        else:
+            cost += COST_OF_TILE * ((max(end - window, 0) if head.local else 0) + 63) // 64
+            cost += COST_OF_TILE * ((sink + 63) // 64)
+    return cost
+
+
+class Case:
+    def __init__(self, seed: int):
+        rng = self.rng = random.Random(seed)
+        torch.manual_seed(seed)
+        self.dtype = rng.choice([torch.bfloat16, torch.float16])
+        self.dim = rng.choice([64, 96, 128])
+        self.kv_heads, self.group = rng.choice([(1, 1), (2, 4), (1, 7), (3, 2), (2, 1), (1, 3)])
+        self.num_heads = self.kv_heads * self.group
+        self.kv_len = rng.choice(LENGTHS)
+        kv_len = self.kv_len
+        self.q_len = rng.choice([kv_len, kv_len, 1, min(kv_len, 100), kv_len - kv_len // 3])
+        self.scale = self.dim**-0.5
+        self.patterns = [self.pattern() for _ in range(self.num_heads)]
+        self.query, self.key, self.value = (
+            strided(h, n, self.dim, self.dtype, rng)
+            for h, n in ((self.num_heads, self.q_len), (self.kv_heads, kv_len), (self.kv_heads, kv_len))
+        )
+        spread = rng.choice([0.3, 1.0, 3.0, 30.0])
+        for tensor in (self.query, self.key, self.value):
+            tensor.copy_(torch.randn(tensor.shape, device="cuda"))
+        # A few keys that stand out, and values that are the same everywhere in some heads: ties.
+        loud = torch.rand(kv_len, device="cuda") < 0.02
+        self.key[0, :, loud] *= 3.0
+        self.key.mul_(spread)
+        if rng.random() < 0.15:
+            self.key[0, 0].copy_(self.key[0, 0, :1].expand(kv_len, -1))
+
+    def pattern(self) -> Pattern:
+        kind = self.rng.choice([VERTICAL_SLASH, VERTICAL_SLASH, VERTICAL_SLASH, ADAPTIVE, A_SHAPE, DENSE])
+        if kind == VERTICAL_SLASH:
+            return Pattern.of(kind, *self.rng.choice(BUDGETS))
+        if kind == ADAPTIVE:
+            return Pattern.of(kind, share_ppm=self.rng.choice([1, 500000, 900000, 950000, 999000, 1000000]))
+        if kind == A_SHAPE:
+            return Pattern.of(
+                kind, self.rng.choice([0, 1, 64, 130, 5000]), self.rng.choice([0, 1, 63, 200, 5000])
+            )
+        return Pattern.of(kind)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.dtype} head_dim {self.dim} heads {self.num_heads}/{self.kv_heads} "
+            f"q_len {self.q_len} kv_len {self.kv_len}"
+        )
+
+    def is_gated(self) -> bool:
+        """src/prefill/gate.cc"""
+        all_pairs = self.q_len * (2 * self.kv_len - self.q_len + 1) // 2
+        return self.q_len < 128 or all_pairs < 4 * 128 * self.kv_len
+
+    def estimated(self) -> list[int]:
+        return [h for h, p in enumerate(self.patterns) if p.pattern in (VERTICAL_SLASH, ADAPTIVE)]
+
+
+def run_dirty(call) -> None:
+    """Runs a call on a workspace full of NaN."""
+    call.workspace.fill_(0xFF)
+    call()
+    torch.cuda.synchronize()
+
+
+def check_steps(library: LayerLibrary, cpu: Cpu, case: Case) -> dict[str, float]:
+    call, index = library.prepare_index(
+        case.query, case.key, case.patterns, case.scale, FALLBACK_OFF, details=True
+    )
+    run_dirty(call)
+    column_sums, diagonal_sums = index.sums
+    first = [tensor.clone() for tensor in (*index.sums, index.device.heads, index.offset_counts)]
+    run_dirty(call)
+    if not all(
+        torch.equal(a, b)
+        for a, b in zip(
+            first[2:] + [first[0].nan_to_num(7), first[1].nan_to_num(7)],
+            (index.device.heads, index.offset_counts, column_sums.nan_to_num(7), diagonal_sums.nan_to_num(7)),
+        )
+    ):
+        fail("two runs differ")
+
+    worst = {"column": 0.0, "diagonal": 0.0}
+    heads = index.heads()
+    published = [h for h in case.estimated() if case.patterns[h].pattern == VERTICAL_SLASH]
+    selected = {}
+    if published:
+        columns, offsets = cpu.select(
+            column_sums[published].contiguous(),
+            diagonal_sums[published].contiguous(),
+            [case.patterns[h] for h in published],
+        )
+        selected = {h: (c.tolist(), o.tolist()) for h, c, o in zip(published, columns, offsets)}
+    for h in case.estimated():
+        pattern = case.patterns[h]
+        *reference, tolerance = reference_sums(case.query, case.key, h, case.scale)
+        for name, sums, expected in zip(worst, index.sums, reference):
+            error = (sums[h].double() - expected).abs() / (expected + 1e-6)
+            # NaN fails.
+            if not error.max() <= tolerance:
+                at = int(error.nan_to_num(1e9).argmax())
+                fail(
+                    f"{name} sums of head {h} at {at}: {float(sums[h, at]):.6e}, not {float(expected[at]):.6e}"
+                )
+            worst[name] = max(worst[name], float(error.max()) / tolerance)
+        if pattern.pattern == ADAPTIVE:
+            selected[h] = adaptive_reference(column_sums[h], diagonal_sums[h], pattern.share_ppm * 1e-6)
+        columns, offsets = selected[h]
+        if index.members(h) != offsets:
+            difference = sorted(set(index.members(h)) ^ set(offsets))
+            fail(f"offsets of head {h} ({pattern.pattern}) differ: {len(offsets)} expected, {difference[:8]}")
+        if len(columns) > index.device.columns.shape[1]:
+            if heads[h].form != ALL:
+                fail(f"head {h} has more columns than fit, and form {heads[h].form}")
+            continue
+        tiles, index_columns, pairs = cpu.index(columns, offsets, case.q_len, case.kv_len)
+        if heads[h].form != RELATIVE or heads[h].columns != index_columns:
+            difference = sorted(set(heads[h].columns) ^ set(index_columns))
+            fail(f"columns of head {h} differ: form {heads[h].form}, {len(columns)}, {difference[:8]}")
+        if heads[h].tiles != tiles:
+            fail(f"tiles of head {h} differ: {len(heads[h].tiles)} instead of {len(tiles)}")
+        if int(index.pairs[h]) != pairs:
+            fail(f"pairs of head {h}: {int(index.pairs[h])} instead of {pairs}")
+        if pattern.pattern == VERTICAL_SLASH:
+            for name, expected, members, budget, forced in (
+                ("columns", reference[0], columns, max(30, pattern.size[0]), 30),
+                ("offsets", reference[1], offsets, max(50, pattern.size[1]), 100),
+            ):
+                if difference := published_differs(expected, members, budget, forced, tolerance):
+                    fail(f"{name} of head {h} against float64: {difference}")
+    check_fallback(library, case, heads)
+    return worst
+
+
+def check_fallback(library: LayerLibrary, case: Case, sparse: list[HeadIndex]) -> None:
+    """Heads that fall back are those whose index costs as much as dense attention."""
+    call, index = library.prepare_index(case.query, case.key, case.patterns, case.scale, FALLBACK_AUTO)
+    run_dirty(call)
+    q_len, kv_len = case.q_len, case.kv_len
+    all_pairs = q_len * (2 * kv_len - q_len + 1) // 2
+    for h, (head, wanted, pattern) in enumerate(zip(index.heads(), sparse, case.patterns)):
+        if pattern.pattern in (VERTICAL_SLASH, ADAPTIVE) and case.is_gated():
+            expected = HeadIndex(ALL)
+        elif wanted.form == ALL or kv_len > 6000:
+            continue
+        else:
+            cost = cost_of(wanted, q_len, kv_len) if wanted.form == RELATIVE else None
+            if cost is None:
+                cost = window_cost_of(wanted, q_len, kv_len)
+            limit = dense_cost_of(q_len, kv_len)
+            if abs(cost - limit) < 1e-9 * limit:
+                continue
+            expected = wanted if cost < limit else HeadIndex(ALL)
+        if head != expected:
+            fail(f"head {h} after fallback: form {head.form}, expected {expected.form}")
+        if head.form == ALL and int(index.pairs[h]) != all_pairs:
+            fail(f"pairs of dense head {h}: {int(index.pairs[h])} instead of {all_pairs}")
+        if head.form == WINDOW and (head.sink, head.local) != tuple(pattern.size):
+            fail(f"head {h} has window {head.sink}, {head.local}")
+
+
+def check_lists(library: LayerLibrary, cpu: Cpu, case: Case) -> None:
+    """Any lists of members, unsorted and repeated, against the CPU's index."""
+    rng, kv_len = case.rng, case.kv_len
+
+    def members(most: int) -> list[int]:
+        count = rng.choice([0, 1, 2, 30, 300, most])
+        spread = rng.choice([kv_len, max(1, kv_len // 9)])
+        listed = [rng.randrange(spread) for _ in range(min(count, 2 * kv_len))]
+        gap = rng.choice([0, 0, 70, 100, 130])
+        return listed + [x for x in range(0, kv_len, gap)] if gap else listed
+
+    columns = [members(1000) for _ in range(case.num_heads)]
+    offsets = [members(6096) for _ in range(case.num_heads)]
+    index = library.vertical_slash(columns, offsets, case.q_len, kv_len)
+    for h, head in enumerate(index.heads()):
+        tiles, index_columns, pairs = cpu.index(columns[h], offsets[h], case.q_len, kv_len)
+        if (head.form, head.tiles, head.columns) != (RELATIVE, tiles, index_columns):
+            fail(f"index of lists, head {h}: {len(head.tiles)} tiles instead of {len(tiles)}")
+        if int(index.pairs[h]) != pairs:
+            fail(f"pairs of lists, head {h}: {int(index.pairs[h])} instead of {pairs}")
+
+
+def check_layer(library: LayerLibrary, case: Case) -> None:
+    """A layer gives the bits of its steps, also from a graph, and of each sequence alone."""
+    fallback = case.rng.choice([FALLBACK_AUTO, FALLBACK_OFF])
+    call, index = library.prepare_index(case.query, case.key, case.patterns, case.scale, fallback)
+    run_dirty(call)
+    nan = float("nan")
+
+    def outputs(batch: int, q_len: int) -> tuple[torch.Tensor, torch.Tensor]:
+        out = torch.full((batch, case.num_heads, q_len, case.dim), nan, dtype=case.dtype, device="cuda")
+        return out, torch.full((batch, case.num_heads, q_len, 1), nan, device="cuda")
+
+    expected, expected_lse = outputs(1, case.q_len)
+    steps = index.device
+    estimates = case.estimated() and not (fallback == FALLBACK_AUTO and case.is_gated())
+    if not estimates and all(head.form == ALL for head in index.heads()):
+        steps = steps.dense()  # the layer knows before, and so runs the kernel without head records
+    library.attention(case.query, case.key, case.value, steps, expected, expected_lse, case.scale)
+    out, lse = outputs(1, case.q_len)
+    pairs = torch.full((case.num_heads,), -1, dtype=torch.int64, device="cuda")
+    layer = library.prepare_prefill(
+        case.query, case.key, case.value, out, lse, case.patterns, case.scale, fallback, pairs=pairs
+    )
+    run_dirty(layer)
+    if not (torch.equal(out, expected) and torch.equal(lse, expected_lse)):
+        fail(f"layer differs from its steps by {float((out - expected).abs().max()):.3e}")
+    if not torch.equal(pairs, index.pairs):
+        fail("layer counts other pairs than its steps")
+
+    out.fill_(nan), lse.fill_(nan)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        layer()
+    layer.workspace.fill_(0xFF)
+    graph.replay()
+    torch.cuda.synchronize()
+    if not (torch.equal(out, expected) and torch.equal(lse, expected_lse)):
+        fail("the graph's replay differs")
+
+    # The same sequence within a padded batch of two.
+    front, behind = (case.rng.choice([0, 1, 3, 64]) for _ in range(2))
+    q_len, kv_len = case.q_len, case.kv_len
+
+    def padded(tensor: torch.Tensor) -> torch.Tensor:
+        whole = torch.full(
+            (2, tensor.shape[1], front + tensor.shape[2] + behind, case.dim),
+            nan,
+            dtype=case.dtype,
+            device="cuda",
+        )
+        whole[1, :, front : front + tensor.shape[2]] = tensor[0]
+        return whole
+
+    batch_out, batch_lse = outputs(2, front + q_len + behind)
+    batch = library.prepare_prefill(
+        *map(padded, (case.query, case.key, case.value)),
+        batch_out,
+        batch_lse,
+        case.patterns,
+        case.scale,
+        fallback,
+        sequences=[(1, front, q_len, front, kv_len)],
+    )
+    run_dirty(batch)
+    rows = slice(front, front + q_len)
+    if not (
+        torch.equal(batch_out[1:, :, rows], expected) and torch.equal(batch_lse[1:, :, rows], expected_lse)
+    ):
+        fail("a sequence in a batch differs from itself alone")
+    batch_out[1, :, rows], batch_lse[1, :, rows] = 0.0, -float("inf")
+    if not (bool((batch_out == 0).all()) and bool(torch.isneginf(batch_lse).all())):
+        fail("padding is not 0 and -inf")
+
+
+def check_two_streams(library: LayerLibrary) -> None:
+    """Two layers at once on two streams, many times, give the bits they give alone."""
+    calls = []
+    for seed in (11, 12):
+        case = Case(seed)
+        case.kv_len = case.q_len = 3001
+        torch.manual_seed(seed)
+        query, key, value = (torch.randn(1, h, 3001, 128, device="cuda").bfloat16() for h in (8, 2, 2))
+        out = torch.full_like(query, float("nan"))
+        patterns = [Pattern.of(VERTICAL_SLASH, 100, 800), Pattern.of(ADAPTIVE)] * 4
+        call = library.prepare_prefill(query, key, value, out, None, patterns, 128**-0.5, FALLBACK_OFF)
+        run_dirty(call)
+        calls.append((call, out, out.clone(), torch.cuda.Stream()))
+    for _ in range(20):
+        for call, out, _, stream in calls:
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                out.fill_(float("nan"))
+                call()
+    torch.cuda.synchronize()
+    for i, (_, out, expected, _) in enumerate(calls):
+        if not torch.equal(out, expected):
+            fail(f"stream {i} differs")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("library")
+    parser.add_argument("cpu_library")
+    parser.add_argument("--cases", type=int, default=200)
+    parser.add_argument("--first", type=int, default=0)
+    parser.add_argument("--skip-attention", action="store_true")
+    options = parser.parse_args()
+    library, cpu = LayerLibrary(options.library), Cpu(options.cpu_library)
+
+    failures, worst = 0, {"column": 0.0, "diagonal": 0.0}
+    checks = [("steps", lambda case: check_steps(library, cpu, case))]
+    checks.append(("lists", lambda case: check_lists(library, cpu, case)))
+    if not options.skip_attention:
+        checks.append(("layer", lambda case: check_layer(library, case)))
+    for name, check in checks:
+        failed = 0
+        for seed in range(options.first, options.first + options.cases):
+            case = Case(seed)
+            try:
+                for kind, error in (check(case) or {}).items():
+                    worst[kind] = max(worst[kind], error)
+            except AssertionError as failure:
+                failed += 1
+                print(f"{name}, seed {seed}: {failure}; {case}", flush=True)
+        print(f"{name}: {options.cases} cases, {failed} failed", flush=True)
+        failures += failed
+    print(
+        f"worst error of a sum, of the tolerance: columns {worst['column']:.2f}, diagonals {worst['diagonal']:.2f}"
+    )
+    if not options.skip_attention:
+        try:
+            check_two_streams(library)
+            print("two streams: the same bits")
+        except AssertionError as failure:
+            failures += 1
+            print(f"two streams: {failure}")
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,279 @@
+"""libminference_cuda's layer calls through ctypes, for torch tensors on the GPU."""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+from collections.abc import Sequence
+
+import torch
+from kernel import ALL, RELATIVE, DeviceIndex, HeadIndex, Library, _Tensor
+
+DENSE, A_SHAPE, VERTICAL_SLASH, BLOCK_SPARSE, ADAPTIVE = range(5)
+FALLBACK_AUTO, FALLBACK_OFF = 0, 1
+
+_ABSENT = _Tensor()
+
+
+class Pattern(ctypes.Structure):
+    """minference_head_pattern."""
+
+    _fields_ = [
+        ("pattern", ctypes.c_int32),
+        ("size", ctypes.c_int32 * 2),
+        ("last_dense_rows", ctypes.c_int32),
+        ("share_ppm", ctypes.c_int32),
+    ]
+
+    @classmethod
+    def of(cls, pattern: int, first: int = 0, second: int = 0, share_ppm: int = 950000) -> Pattern:
+        return cls(pattern, (first, second), 0, share_ppm)
+
+
+class _SequenceRecord(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_int64) for name in ("batch", "q_begin", "q_len", "kv_begin", "kv_len")]
+
+
+class _Capacity(ctypes.Structure):
+    _fields_ = [("tiles", ctypes.c_int32), ("columns", ctypes.c_int32)]
+
+
+class _Sized(ctypes.Structure):
+    def __init__(self, **fields):
+        super().__init__(struct_size=ctypes.sizeof(type(self)), **fields)
+
+
+class _IndexCall(_Sized):
+    _fields_ = [
+        ("struct_size", ctypes.c_size_t),
+        ("query", _Tensor),
+        ("key", _Tensor),
+        ("softmax_scale", ctypes.c_float),
+        ("fallback", ctypes.c_int32),
+        ("heads", ctypes.c_void_p),
+        ("num_heads", ctypes.c_int64),
+        ("capacity", _Capacity),
+        ("index_heads", ctypes.c_void_p),
+        ("tiles", ctypes.c_void_p),
+        ("columns", ctypes.c_void_p),
+        ("pairs", ctypes.c_void_p),
+        ("offsets", ctypes.c_void_p),
+        ("offset_counts", ctypes.c_void_p),
+        ("offset_capacity", ctypes.c_int32),
+        ("column_sums", ctypes.c_void_p),
+        ("diagonal_sums", ctypes.c_void_p),
+        ("workspace", ctypes.c_void_p),
+        ("workspace_bytes", ctypes.c_size_t),
+        ("stream", ctypes.c_void_p),
+    ]
+
+
+class _VerticalSlashCall(_Sized):
+    _fields_ = [
+        ("struct_size", ctypes.c_size_t),
+        ("q_len", ctypes.c_int64),
+        ("kv_len", ctypes.c_int64),
+        ("num_heads", ctypes.c_int64),
+        ("columns", ctypes.c_void_p),
+        ("num_columns", ctypes.c_void_p),
+        ("column_stride", ctypes.c_int32),
+        ("offset_stride", ctypes.c_int32),
+        ("offsets", ctypes.c_void_p),
+        ("num_offsets", ctypes.c_void_p),
+        ("capacity", _Capacity),
+        ("index_heads", ctypes.c_void_p),
+        ("tiles", ctypes.c_void_p),
+        ("index_columns", ctypes.c_void_p),
+        ("pairs", ctypes.c_void_p),
+        ("workspace", ctypes.c_void_p),
+        ("workspace_bytes", ctypes.c_size_t),
+        ("stream", ctypes.c_void_p),
+    ]
+
+
+class _PrefillCall(_Sized):
+    _fields_ = [
+        ("struct_size", ctypes.c_size_t),
+        ("query", _Tensor),
+        ("key", _Tensor),
+        ("value", _Tensor),
+        ("out", _Tensor),
+        ("lse", _Tensor),
+        ("softmax_scale", ctypes.c_float),
+        ("fallback", ctypes.c_int32),
+        ("sequences", ctypes.c_void_p),
+        ("num_sequences", ctypes.c_int64),
+        ("heads", ctypes.c_void_p),
+        ("num_heads", ctypes.c_int64),
+        ("column_capacity", ctypes.c_int32),
+        ("pairs", ctypes.c_void_p),
+        ("workspace", ctypes.c_void_p),
+        ("workspace_bytes", ctypes.c_size_t),
+        ("stream", ctypes.c_void_p),
+    ]
+
+
+@dataclasses.dataclass
+class LayerIndex:
+    """What minference_cuda_index wrote. `sums`: column and diagonal sums [Hq, kv_len] when asked for."""
+
+    device: DeviceIndex
+    pairs: torch.Tensor
+    offsets: torch.Tensor | None = None
+    offset_counts: torch.Tensor | None = None
+    sums: tuple[torch.Tensor, torch.Tensor] | None = None
+
+    def heads(self) -> list[HeadIndex]:
+        """The index on the host."""
+        records = self.device.heads.cpu().tolist()
+        tiles, columns = self.device.tiles.cpu(), self.device.columns.cpu()
+        return [
+            HeadIndex(
+                form,
+                tuple(tiles[h, :num_tiles].tolist()) if form == RELATIVE else (),
+                tuple(columns[h, :num_columns].tolist()) if form == RELATIVE else (),
+                sink,
+                local,
+            )
+            for h, (form, num_tiles, num_columns, sink, local) in enumerate(records)
+        ]
+
+    def members(self, head: int) -> list[int]:
+        return self.offsets[head, : int(self.offset_counts[head])].tolist()
+
+
+class PreparedCall:
+    """A call with its workspace: launches on the current stream, and keeps alive what it borrows."""
+
+    def __init__(self, library: LayerLibrary, name: str, call: _Sized, kept: list):
+        self._library, self._name, self._call, self._kept = library, name, call, kept
+        size = ctypes.c_size_t()
+        library.run(f"{name}_workspace", ctypes.byref(call), ctypes.byref(size))
+        self.workspace = torch.empty(max(size.value, 1), dtype=torch.uint8, device="cuda")
+        self.workspace_bytes = size.value
+        call.workspace, call.workspace_bytes = self.workspace.data_ptr(), size.value
+
+    def __call__(self) -> None:
+        self._call.stream = torch.cuda.current_stream().cuda_stream
+        self._library.run(self._name, ctypes.byref(self._call))
+
+
+class LayerLibrary(Library):
+    def run(self, name: str, *arguments) -> None:
+        self._check(getattr(self._library, f"minference_cuda_{name}")(*arguments))
+
+    def prepare_index(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        patterns: Sequence[Pattern],
+        softmax_scale: float,
+        fallback: int = FALLBACK_AUTO,
+        details: bool = False,
+    ) -> tuple[PreparedCall, LayerIndex]:
+        """query [1, Hq, q_len, D], key [1, Hkv, kv_len, D]. `details`: offsets and sums too."""
+        num_heads, kv_len = query.shape[1], key.shape[2]
+        array = (Pattern * num_heads)(*patterns)
+        call = _IndexCall(
+            query=_Tensor.of(query),
+            key=_Tensor.of(key),
+            softmax_scale=softmax_scale,
+            fallback=fallback,
+            heads=ctypes.addressof(array),
+            num_heads=num_heads,
+        )
+        self.run("index_capacity", ctypes.byref(call), ctypes.byref(call.capacity))
+
+        def lists(capacity: int, fill: int = -(2**31)) -> torch.Tensor:
+            return torch.full((num_heads, capacity), fill, dtype=torch.int32, device="cuda")
+
+        index = LayerIndex(
+            DeviceIndex(lists(5), lists(call.capacity.tiles), lists(call.capacity.columns)),
+            torch.full((num_heads,), -1, dtype=torch.int64, device="cuda"),
+        )
+        if details:
+            index.offsets, index.offset_counts = lists(kv_len), lists(1, 0)[:, 0].contiguous()
+            index.sums = tuple(torch.full((num_heads, kv_len), float("nan"), device="cuda") for _ in range(2))
+            call.offsets, call.offset_capacity = index.offsets.data_ptr(), kv_len
+            call.offset_counts = index.offset_counts.data_ptr()
+            call.column_sums, call.diagonal_sums = (sums.data_ptr() for sums in index.sums)
+        call.index_heads = index.device.heads.data_ptr()
+        call.tiles, call.columns = index.device.tiles.data_ptr(), index.device.columns.data_ptr()
+        call.pairs = index.pairs.data_ptr()
+        return PreparedCall(self, "index", call, [query, key, array, index]), index
+
+    def vertical_slash(
+        self, columns: list[list[int]], offsets: list[list[int]], q_len: int, kv_len: int
+    ) -> LayerIndex:
+        def upload(lists: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+            table = torch.full((len(lists), max(map(len, lists))), 2**30, dtype=torch.int32)
+            for row, values in zip(table, lists):
+                row[: len(values)] = torch.tensor(values, dtype=torch.int32)
+            return table.cuda(), torch.tensor([len(values) for values in lists], dtype=torch.int32).cuda()
+
+        num_heads = len(columns)
+        (given_columns, column_counts), (given_offsets, offset_counts) = upload(columns), upload(offsets)
+        index = LayerIndex(
+            DeviceIndex(
+                torch.zeros(num_heads, 5, dtype=torch.int32, device="cuda"),
+                torch.zeros(num_heads, (kv_len + 63) // 64 + 1, dtype=torch.int32, device="cuda"),
+                torch.zeros(num_heads, max(1, given_columns.shape[1]), dtype=torch.int32, device="cuda"),
+            ),
+            torch.zeros(num_heads, dtype=torch.int64, device="cuda"),
+        )
+        call = _VerticalSlashCall(
+            q_len=q_len,
+            kv_len=kv_len,
+            num_heads=num_heads,
+            columns=given_columns.data_ptr(),
+            num_columns=column_counts.data_ptr(),
+            column_stride=given_columns.shape[1],
+            offsets=given_offsets.data_ptr(),
+            num_offsets=offset_counts.data_ptr(),
+            offset_stride=given_offsets.shape[1],
+            capacity=_Capacity(index.device.tiles.shape[1], index.device.columns.shape[1]),
+            index_heads=index.device.heads.data_ptr(),
+            tiles=index.device.tiles.data_ptr(),
+            index_columns=index.device.columns.data_ptr(),
+            pairs=index.pairs.data_ptr(),
+        )
+        kept = [given_columns, column_counts, given_offsets, offset_counts, index]
+        PreparedCall(self, "vertical_slash", call, kept)()
+        torch.cuda.synchronize()
+        return index
+
+    def prepare_prefill(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        out: torch.Tensor,
+        lse: torch.Tensor | None,
+        patterns: Sequence[Pattern],
+        softmax_scale: float,
+        fallback: int = FALLBACK_AUTO,
+        sequences: Sequence[tuple[int, int, int, int, int]] | None = None,
+        pairs: torch.Tensor | None = None,
+    ) -> PreparedCall:
+        """query, out [B, Hq, q_len, D], key, value [B, Hkv, kv_len, D], lse [B, Hq, q_len, 1] f32."""
+        array = (Pattern * query.shape[1])(*patterns)
+        records = None if sequences is None else (_SequenceRecord * len(sequences))(*sequences)
+        call = _PrefillCall(
+            query=_Tensor.of(query),
+            key=_Tensor.of(key),
+            value=_Tensor.of(value),
+            out=_Tensor.of(out),
+            lse=_ABSENT if lse is None else _Tensor.of(lse),
+            softmax_scale=softmax_scale,
+            fallback=fallback,
+            sequences=None if records is None else ctypes.addressof(records),
+            num_sequences=0 if records is None else len(records),
+            heads=ctypes.addressof(array),
+            num_heads=query.shape[1],
+            pairs=None if pairs is None else pairs.data_ptr(),
+        )
+        kept = [query, key, value, out, lse, array, records, pairs]
+        return PreparedCall(self, "prefill", call, kept)
+
+
+__all__ = ["ALL", "RELATIVE", "LayerIndex", "LayerLibrary", "Pattern", "PreparedCall"]

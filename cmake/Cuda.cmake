@@ -25,7 +25,6 @@ target_sources(minference_cuda PRIVATE
   ${root}/src/capi/sequences.cc
   ${root}/src/capi/status.cc
   ${root}/src/capi/tensors.cc
-  ${root}/src/cuda/clear_rows.cu
   ${root}/src/cuda/tensor_map.cu
   ${root}/src/kernels/estimate/cuda/estimate.cu
   ${root}/src/kernels/index/cuda/index.cu
@@ -35,6 +34,7 @@ target_sources(minference_cuda PRIVATE
   ${root}/src/sparse/count.cc
   ${root}/src/sparse/sparse_index.cc
   ${attention}/attention.cu
+  ${attention}/clear_rows.cu
   ${attention}/prepare.cu
   ${attention}/sm90/launch.cu
   ${attention}/sm90/instantiations/bf16_d64.cu

@@ -3,13 +3,13 @@
 #include <string>
 #include <vector>
 
+#include "base/arena.h"
 #include "base/arithmetic.h"
 #include "capi/heads.h"
 #include "capi/sequences.h"
 #include "capi/status.h"
 #include "capi/tensors.h"
-#include "cuda/arena.h"
-#include "cuda/clear_rows.h"
+#include "kernels/attention/cuda/clear_rows.h"
 #include "kernels/index/cuda/index_cuda.h"
 #include "minference/minference_cuda.h"
 #include "prefill/cuda/layer.h"
@@ -18,7 +18,7 @@
 namespace minference::capi {
 namespace {
 
-using minference::cuda::Arena;
+using base::Arena;
 using prefill::cuda::IndexCapacity;
 using prefill::cuda::LayerPlan;
 using prefill::cuda::Stream;
@@ -215,8 +215,8 @@ class CheckedPrefillCall {
       prefill::cuda::prefill_layer(plan, outputs_of(i, plan), call_.workspace, stream);
     }
     for_each_gap(layer_, sequences_, order_, [&](std::int64_t batch, std::int64_t begin, std::int64_t end) {
-      minference::cuda::clear_rows(output_heads(call_.out, batch, begin, end - begin),
-                                   row_values(layer_.lse, batch, begin), stream);
+      kernels::cuda::clear_rows(output_heads(call_.out, batch, begin, end - begin),
+                                row_values(layer_.lse, batch, begin), stream);
     });
   }
 

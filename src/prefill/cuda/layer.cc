@@ -5,10 +5,9 @@
 #include <string>
 #include <vector>
 
+#include "base/arena.h"
 #include "base/arithmetic.h"
 #include "base/error.h"
-#include "cuda/arena.h"
-#include "kernels/attention/cuda/attention_cuda.h"
 #include "kernels/estimate/cuda/estimate_cuda.h"
 #include "kernels/index/cuda/index_cuda.h"
 #include "kernels/select/cuda/select_cuda.h"
@@ -22,7 +21,7 @@ namespace minference::prefill::cuda {
 namespace {
 
 namespace kernels = minference::kernels::cuda;
-using minference::cuda::Arena;
+using base::Arena;
 using sparse::HeadPattern;
 using sparse::IndexForm;
 using sparse::Pattern;

@@ -5,7 +5,7 @@
 #include <span>
 
 #include "base/tensor.h"
-#include "cuda/stream.h"
+#include "kernels/attention/cuda/attention_cuda.h"
 #include "prefill/gate.h"
 #include "sparse/device_index.h"
 #include "sparse/head_pattern.h"
@@ -14,7 +14,7 @@
 // none of which waits for the host.
 namespace minference::prefill::cuda {
 
-using minference::cuda::Stream;
+using minference::kernels::cuda::Stream;
 
 // What to compute. Causal, q_len <= kv_len; float16 or bfloat16, head_dim 64, 96 or 128; data pointers, head
 // and row strides are multiples of 16 bytes. Patterns are dense, A-shape, vertical-slash or adaptive, without

@@ -1,8 +1,8 @@
 #include <cmath>
 #include <limits>
 
+#include "base/arena.h"
 #include "base/arithmetic.h"
-#include "cuda/arena.h"
 #include "cuda/error.h"
 #include "kernels/attention/cuda/attention_cuda.h"
 #include "kernels/attention/cuda/plan.h"
@@ -12,9 +12,9 @@ namespace minference::kernels::cuda {
 
 namespace {
 
+using base::Arena;
 using base::require;
 using base::round_up;
-using minference::cuda::Arena;
 
 Plan lay_out(const DeviceAttentionCall& call, Arena& arena) {
   const std::int64_t num_heads = call.query.heads, kv_len = call.key.rows, q_len = call.query.rows;

@@ -2,9 +2,9 @@
 // docs/kernels/select-sm90.md.
 #include <numbers>
 
+#include "base/arena.h"
 #include "base/arithmetic.h"
 #include "base/error.h"
-#include "cuda/arena.h"
 #include "cuda/error.h"
 #include "kernels/estimate/cuda/estimate_cuda.h"
 #include "kernels/estimate/cuda/score_loop.cuh"
@@ -13,7 +13,7 @@ namespace minference::kernels::cuda {
 
 namespace {
 
-using minference::cuda::Arena;
+using base::Arena;
 using minference::cuda::check;
 using minference::cuda::Stream;
 

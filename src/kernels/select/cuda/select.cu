@@ -1,4 +1,4 @@
-#include "cuda/arena.h"
+#include "base/arena.h"
 #include "cuda/error.h"
 #include "kernels/select/cuda/adaptive.cuh"
 #include "kernels/select/cuda/select_cuda.h"
@@ -9,7 +9,7 @@ namespace minference::kernels::cuda {
 
 namespace {
 
-using minference::cuda::Arena;
+using base::Arena;
 using minference::cuda::check;
 using minference::cuda::Stream;
 using sparse::Pattern;

@@ -1,9 +1,9 @@
-#include "cuda/clear_rows.h"
+#include "kernels/attention/cuda/clear_rows.h"
 
 #include "base/arithmetic.h"
 #include "cuda/error.h"
 
-namespace minference::cuda {
+namespace minference::kernels::cuda {
 
 namespace {
 
@@ -20,12 +20,12 @@ __global__ void clear_kernel(base::OutputHeads out, base::RowsView lse) {
 
 }  // namespace
 
-void clear_rows(const base::OutputHeads& out, const base::RowsView& lse, Stream stream) {
+void clear_rows(const base::OutputHeads& out, const base::RowsView& lse, minference::cuda::Stream stream) {
   const std::int64_t blocks = base::divide_up<std::int64_t>(out.rows * out.dim, kThreads);
   if (blocks == 0) return;
   clear_kernel<<<dim3(static_cast<unsigned>(blocks), static_cast<unsigned>(out.heads)), kThreads, 0,
                  stream>>>(out, lse);
-  check(cudaGetLastError(), "launching the clearing of rows");
+  minference::cuda::check(cudaGetLastError(), "launching the clearing of rows");
 }
 
-}  // namespace minference::cuda
+}  // namespace minference::kernels::cuda

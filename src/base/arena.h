@@ -3,7 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 
-namespace minference::cuda {
+namespace minference::base {
 
 // Hands out pieces of a workspace on 256-byte boundaries; with a null base it only counts.
 class Arena {
@@ -25,4 +25,4 @@ class Arena {
   std::size_t used_ = 0;
 };
 
-}  // namespace minference::cuda
+}  // namespace minference::base

@@ -307,6 +307,50 @@ typedef struct minference_attention_args {
 MINFERENCE_API minference_status minference_attention(minference_context* context,
                                                       const minference_attention_args* args);
 
+/* ---- Offline search (arXiv 2407.02490, Algorithm 1): what head patterns cost and lose on given tensors ---------------- */
+
+/* What one pattern does in one head, against dense attention by the same kernel. Comes in arrays and never changes. */
+typedef struct minference_score {
+  double error;          /* of the output: sqrt(sum |out - dense|^2 / sum |dense|^2) over all rows */
+  double kept_mass;      /* mean over rows of the attention mass inside the pairs computed */
+  double kept_mass_last; /* the same over the last 64 rows */
+  double
+      cost; /* of attention over dense attention's: tiles, columns and row blocks as the kernel pays for them */
+  int64_t pairs, all_pairs; /* as in minference_statistics */
+} minference_score;
+
+typedef struct minference_score_patterns_args {
+  size_t struct_size;
+  minference_tensor query;      /* [1, Hq, q_len, D] f32, f16 or bf16; causal, 1 <= q_len <= kv_len */
+  minference_tensor key, value; /* [1, Hkv, kv_len, D] */
+  float softmax_scale;          /* 0: 1 / sqrt(D) */
+  const minference_head_pattern* candidates; /* [num_candidates, Hq]: candidate c of head h */
+  int64_t num_candidates;
+} minference_score_patterns_args;
+
+/* scores is [num_candidates, Hq]. Nothing falls back to dense. Needs memory for two outputs of the layer. */
+MINFERENCE_API minference_status minference_score_patterns(minference_context* context,
+                                                           const minference_score_patterns_args* args,
+                                                           minference_score* scores);
+
+typedef struct minference_fit_args {
+  size_t struct_size;
+  minference_tensor query, key; /* as in minference_score_patterns_args */
+  float softmax_scale;          /* 0: 1 / sqrt(D) */
+  const minference_head_pattern*
+      candidates;           /* [num_candidates, Hq]: A-shape, vertical-slash or block-sparse */
+  const int32_t* free_size; /* [num_candidates]: which of size[0] and size[1] is free */
+  int64_t num_candidates;
+  double cost;    /* wanted, as in minference_score: above 0 */
+  int32_t shared; /* 1: the heads of a candidate get one size, whose mean cost over heads counts */
+} minference_fit_args;
+
+/* Makes candidates of equal cost: fitted, [num_candidates, Hq] and not `candidates`, has in every head the largest free
+ * size, from 1 to kv_len, that costs at most args->cost, or 1 where that already costs more. */
+MINFERENCE_API minference_status minference_fit_patterns(minference_context* context,
+                                                         const minference_fit_args* args,
+                                                         minference_head_pattern* fitted);
+
 #ifdef __cplusplus
 }
 #endif

@@ -184,6 +184,32 @@ class AttentionArgs(_Sized):
     ]
 
 
+class ScorePatternsArgs(_Sized):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("query", Tensor),
+        ("key", Tensor),
+        ("value", Tensor),
+        ("softmax_scale", c_float),
+        ("candidates", c_void_p),
+        ("num_candidates", c_int64),
+    ]
+
+
+class FitArgs(_Sized):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("query", Tensor),
+        ("key", Tensor),
+        ("softmax_scale", c_float),
+        ("candidates", c_void_p),
+        ("free_size", c_void_p),
+        ("num_candidates", c_int64),
+        ("cost", c_double),
+        ("shared", c_int32),
+    ]
+
+
 _HANDLE = POINTER(c_void_p)
 
 # The result of a function that can fail: a minference_status, which `Library` turns into an exception.
@@ -222,6 +248,8 @@ _PROTOTYPES = {
     "index_num_heads": (c_int64, [c_void_p]),
     "index_get": (_STATUS, [c_void_p, c_int64, POINTER(IndexHead)]),
     "attention": (_STATUS, [c_void_p, POINTER(AttentionArgs)]),
+    "score_patterns": (_STATUS, [c_void_p, POINTER(ScorePatternsArgs), c_void_p]),
+    "fit_patterns": (_STATUS, [c_void_p, POINTER(FitArgs), c_void_p]),
 }
 
 # minference_status -> exception

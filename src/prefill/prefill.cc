@@ -145,12 +145,6 @@ void build_block_sparse(const LayerPlan& plan, base::Executor& executor, std::ve
   });
 }
 
-double cost_of(const sparse::SparseIndex& index, std::int64_t head, const kernels::AttentionKernel& kernel) {
-  const sparse::HeadWork work = sparse::work_of(index, head);
-  return static_cast<double>(work.tiles) + static_cast<double>(work.columns) * kernel.cost_of_column +
-         static_cast<double>(work.row_slices) * kernel.cost_of_slice;
-}
-
 // Turns heads whose index would cost more than dense attention into dense ones, and says which.
 void fall_back(const LayerPlan& plan, const kernels::AttentionKernel& kernel, sparse::SparseIndex& index,
                std::span<std::int32_t> fallback) {
@@ -176,6 +170,12 @@ void count_pairs(const sparse::SparseIndex& index, Statistics& statistics) {
 }
 
 }  // namespace
+
+double cost_of(const sparse::SparseIndex& index, std::int64_t head, const kernels::AttentionKernel& kernel) {
+  const sparse::HeadWork work = sparse::work_of(index, head);
+  return static_cast<double>(work.tiles) + static_cast<double>(work.columns) * kernel.cost_of_column +
+         static_cast<double>(work.row_slices) * kernel.cost_of_slice;
+}
 
 sparse::SparseIndex build_index(const LayerPlan& plan, base::Isa isa, base::Executor& executor,
                                 Statistics& statistics) {

@@ -6,6 +6,7 @@
 #include "base/executor.h"
 #include "base/isa.h"
 #include "base/tensor.h"
+#include "kernels/attention/attention.h"
 #include "prefill/gate.h"
 #include "sparse/head_pattern.h"
 #include "sparse/sparse_index.h"
@@ -30,6 +31,9 @@ struct Statistics {
   std::span<double> head_density;         // [num_query_heads] or empty
   std::span<std::int32_t> head_fallback;  // [num_query_heads] or empty
 };
+
+// What attention costs one head with `kernel`, in units of one full tile: what the dense fallback compares.
+double cost_of(const sparse::SparseIndex& index, std::int64_t head, const kernels::AttentionKernel& kernel);
 
 // estimate -> select -> index for every head.
 sparse::SparseIndex build_index(const LayerPlan& plan, base::Isa isa, base::Executor& executor,

@@ -26,6 +26,8 @@ C_NAMES = {
     "IndexArgs": "minference_index_args",
     "IndexHead": "minference_index_head",
     "AttentionArgs": "minference_attention_args",
+    "ScorePatternsArgs": "minference_score_patterns_args",
+    "FitArgs": "minference_fit_args",
 }
 ENUM_VALUES = {
     "ABI_VERSION": "MINFERENCE_ABI_VERSION",

@@ -144,13 +144,14 @@ def _list() -> int:
     return 0
 
 
-def _is_embedded(args) -> bool:
+def is_embedded(path: str | None) -> bool:
+    """Whether a model argument names the embedded model."""
     from ..needle import model as needle
 
-    if args.model is None:
+    if path is None:
         return True
     try:
-        return os.path.realpath(args.model) == os.path.realpath(needle.folder())
+        return os.path.realpath(path) == os.path.realpath(needle.folder())
     except FileNotFoundError:
         return False
 
@@ -245,7 +246,7 @@ def run(args) -> int:
     quiet_transformers()
     threads = options.set_threads(args)
     model, tokenizer = needle.load(args.model)
-    embedded = _is_embedded(args)
+    embedded = is_embedded(args.model)
     maker = tasks.PromptMaker(
         tokenizer, Embedded if embedded else Ruler, args.chat, args.haystack, args.squad, args.hotpot
     )

@@ -89,11 +89,15 @@ class Methods:
 
     def require(self, setting: Setting) -> None:
         """Refuse what the model's patterns have no meaning for."""
-        if setting.method in ("static", "vertical_only", "slash_only"):
-            if not any((heads[:, 0] == _library.VERTICAL_SLASH).any() for heads in self._published):
-                raise ValueError(
-                    f"{setting.method} needs head patterns with vertical-slash budgets: give --patterns FILE"
-                )
+        vertical_slash = [heads[:, 0] == _library.VERTICAL_SLASH for heads in self._published]
+        if setting.method in ("vertical_only", "slash_only") and not any(x.any() for x in vertical_slash):
+            raise ValueError(
+                f"{setting.method} needs head patterns with vertical-slash budgets: give --patterns FILE"
+            )
+        if setting.method == "static" and not all(x.all() for x in vertical_slash):
+            raise ValueError(
+                "static needs head patterns that are all vertical-slash, got others: leave it out, or give --patterns FILE"
+            )
 
     def apply(self, setting: Setting) -> None:
         """Patch the model, replacing an earlier patch."""

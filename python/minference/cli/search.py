@@ -1,0 +1,184 @@
+"""`minference search`: the head patterns of a model, and what they lose."""
+
+from __future__ import annotations
+
+import os
+
+from . import options
+from .eval import comma_separated, is_embedded, length
+
+_EXAMPLES = """  minference search --lengths 16k --cost 0.1
+  minference search Qwen/Qwen2.5-7B-Instruct --lengths 32k --samples 2 --output qwen.json
+  minference eval retrieval --patterns head_patterns.json
+"""
+
+
+def add_parser(subparsers) -> None:
+    parser = options.command(
+        subparsers,
+        "search",
+        run,
+        "find a model's head patterns",
+        "Run prompts through a transformers model and find, for every head, the pattern and budget that move its "
+        "attention output least, among candidates whose cost is counted as the kernel pays for it. Checks the result "
+        "on other prompts against every uniform setting. Scores go to a folder; the same command again goes on "
+        "where it was.",
+        _EXAMPLES,
+    )
+    parser.add_argument(
+        "model", nargs="?", metavar="MODEL", help="folder or hub id (default: the embedded model)"
+    )
+    parser.add_argument(
+        "--cost",
+        type=float,
+        default=0.1,
+        metavar="SHARE",
+        help="of dense attention's cost, mean over heads (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--levels",
+        type=comma_separated(float),
+        default=[0.25, 0.5, 1.0, 2.0],
+        metavar="X,Y,...",
+        help="multiples of the cost that candidates are fitted to, so that heads share it; 1 alone gives every head the "
+        "same cost (default: 0.25,0.5,1,2)",
+    )
+    parser.add_argument(
+        "--tasks",
+        type=comma_separated(str),
+        default=["kv_words", "niah_multikey_1", "repeated", "recall"],
+        metavar="A,B,...",
+        help="prompts, see minference eval --list (default: kv_words,niah_multikey_1,repeated,recall)",
+    )
+    parser.add_argument(
+        "--lengths",
+        type=comma_separated(length),
+        default=[16384],
+        metavar="8k,16k,...",
+        help="(default: 16k)",
+    )
+    parser.add_argument(
+        "--samples",
+        type=options.positive,
+        default=1,
+        metavar="N",
+        help="prompts of each task and length to search on (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--held-out",
+        type=options.positive,
+        default=1,
+        metavar="N",
+        help="prompts of each task and length to check on (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--seed", type=int, default=1000, help="the first prompt's seed (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--output", default="head_patterns.json", metavar="FILE", help="pattern file (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--work",
+        default="minference-search",
+        metavar="FOLDER",
+        help="scores, report.md and map.png (default: %(default)s)",
+    )
+    options.add_threads(parser)
+
+
+def _plan(args):
+    from ..eval.tasks import named
+    from ..search.driver import Plan
+
+    tasks = named(args.tasks)
+    if not 0 < args.cost <= 1:
+        raise ValueError(f"--cost must be above 0 and at most 1, got {args.cost}")
+    if not args.levels or min(args.levels) <= 0:
+        raise ValueError(f"--levels must be numbers above 0, got {args.levels}")
+
+    def prompts(first: int, count: int) -> tuple:
+        return tuple(
+            (task, tokens, seed)
+            for seed in range(first, first + count)
+            for tokens in args.lengths
+            for task in tasks
+        )
+
+    return Plan(
+        args.cost,
+        tuple(args.levels),
+        prompts(args.seed, args.samples),
+        prompts(args.seed + args.samples, args.held_out),
+    )
+
+
+def _source(args, name: str, plan, check, best: dict | None) -> str:
+    """Provenance: what was searched, on what, and what came of it."""
+    from .. import __version__
+
+    tasks = ", ".join(dict.fromkeys(task for task, _, _ in plan.prompts))
+    lengths = ", ".join(str(tokens) for tokens in dict.fromkeys(tokens for _, tokens, _ in plan.prompts))
+    text = (
+        f"minference search {__version__} on {name}: cost {plan.cost:g}, levels {', '.join(f'{x:g}' for x in plan.levels)}; "
+        f"{tasks} at {lengths} tokens, seeds {args.seed} to {args.seed + args.samples - 1}; "
+        f"held-out output error {check.found.mean():.4f} at cost {check.cost:.4f}"
+    )
+    return text + (
+        f", best uniform setting of that cost {best['error']:.4f} ({best['setting']})" if best else ""
+    )
+
+
+def run(args) -> int:
+    from .. import __version__, instruction_set
+    from ..eval.journal import Journal, write_whole
+    from ..eval.tasks import PromptMaker
+    from ..eval.wording import Embedded, Ruler
+    from ..needle import model as needle
+    from ..patterns import HeadPatterns
+    from ..search import report
+    from ..search.candidates import FAMILIES
+    from ..search.driver import JOURNAL_KEY, Search
+    from .console import make_console, quiet_transformers, samples_progress
+    from .words import percent
+
+    plan = _plan(args)
+    quiet_transformers()
+    options.set_threads(args)
+    model, tokenizer = needle.load(args.model)
+    embedded = is_embedded(args.model)
+    maker = PromptMaker(tokenizer, Embedded if embedded else Ruler)
+    name = "the embedded model" if embedded else args.model
+    identity = {
+        "model": name,
+        "cost": plan.cost,
+        "levels": list(plan.levels),
+        "prompts": [list(prompt) for prompt in plan.prompts],
+        "families": [family.name for family in FAMILIES],
+        "isa": instruction_set(),
+        "minference": __version__,
+    }
+    with Journal(args.work, identity, JOURNAL_KEY) as journal:
+        search = Search(model, lambda *prompt: maker.make(*prompt)[1].ids, plan, journal)
+        with samples_progress("layers of prompts", search.steps()) as advance:
+            choice, check = search.run(advance)
+        folder = journal.folder
+    rivals = report.rivals(check)
+    best = rivals[0] if rivals else None
+    source = _source(args, name, plan, check, best)
+    HeadPatterns.from_array(choice.patterns, source).save(args.output)
+    write_whole(folder / "report.md", report.as_markdown(source, choice, check))
+    report.save_map(folder / "map.png", choice)
+    console = make_console()
+    console.print(
+        f"Held-out output error [bold]{check.found.mean():.4f}[/] at {percent(check.cost)} of dense attention's cost"
+    )
+    if best:
+        console.print(
+            f"Best uniform setting of that cost: {best['setting']}, error {best['error']:.4f} at "
+            f"{percent(best['cost'])}; paired difference {best['difference']:+.4f} "
+            f"({best['difference_low']:+.4f} .. {best['difference_high']:+.4f})"
+        )
+    console.print(
+        f"Patterns: {os.fspath(args.output)}; report: {folder / 'report.md'}; map: {folder / 'map.png'}"
+    )
+    return 0

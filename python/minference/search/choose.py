@@ -1,0 +1,67 @@
+"""The pattern of every head, from what candidates cost and lose."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def equal_cost(errors: np.ndarray, costs: np.ndarray, cost: float) -> np.ndarray:
+    """Algorithm 1's choice: in every head, the candidate with the least error among those of at most `cost`.
+
+    errors, costs: [heads, candidates]. Returns candidates [heads]; the cheapest where none is as cheap.
+    """
+    affordable = costs <= cost
+    found = np.where(affordable, errors, np.inf).argmin(1)
+    return np.where(affordable.any(1), found, costs.argmin(1))
+
+
+def shared_cost(errors: np.ndarray, costs: np.ndarray, cost: float) -> np.ndarray:
+    """The choice that loses least in all heads together, sum of squared errors, at a mean cost of at most `cost`: heads that
+    need little leave their share to those that need much.
+
+    errors, costs: [heads, candidates]. Returns candidates [heads]. Every head starts at its cheapest candidate and
+    climbs the lower convex hull of (cost, squared error), steepest step first (Fox, 1966: exact for such steps up to the
+    last one that fits).
+    """
+    num_heads = len(errors)
+    chosen = np.zeros(num_heads, dtype=np.int64)
+    steps = []
+    for head in range(num_heads):
+        hull = _hull(costs[head], errors[head] ** 2)
+        chosen[head] = hull[0]
+        for place, (before, after) in enumerate(zip(hull, hull[1:])):
+            paid = costs[head, after] - costs[head, before]
+            gained = errors[head, before] ** 2 - errors[head, after] ** 2
+            steps.append((-gained / paid, head, place, after, paid))
+    budget = cost * num_heads - costs[np.arange(num_heads), chosen].sum()
+    stopped = set()
+    for _, head, _, after, paid in sorted(steps):
+        if head in stopped:
+            continue
+        if paid > budget:
+            stopped.add(head)
+            continue
+        budget -= paid
+        chosen[head] = after
+    return chosen
+
+
+def _hull(costs: np.ndarray, losses: np.ndarray) -> list[int]:
+    """Candidates on the lower convex hull from the cheapest to the one that loses least."""
+    hull: list[int] = []
+    for candidate in np.lexsort((losses, costs)).tolist():
+        if hull and losses[candidate] >= losses[hull[-1]]:
+            continue
+        # As cheap and better.
+        if hull and costs[candidate] == costs[hull[-1]]:
+            hull.pop()
+        while len(hull) >= 2 and _slope(costs, losses, hull[-2], hull[-1]) >= _slope(
+            costs, losses, hull[-1], candidate
+        ):
+            hull.pop()
+        hull.append(candidate)
+    return hull
+
+
+def _slope(costs: np.ndarray, losses: np.ndarray, before: int, after: int) -> float:
+    return (losses[after] - losses[before]) / (costs[after] - costs[before])

@@ -1,0 +1,138 @@
+"""What a search found: per head the choice and its runner-up, the check on held-out prompts, and a map of all heads."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+
+import numpy as np
+
+from ..cli.words import pattern_words
+from ..eval import statistics
+from .driver import Check, Choice
+
+
+def heads(choice: Choice) -> list[dict]:
+    """One row a head: pattern, error and cost; the best candidate of another kind or size that costs no more."""
+    rows = []
+    for layer, head in np.ndindex(choice.candidate.shape):
+        mine = choice.candidate[layer, head]
+        errors, costs = choice.errors[layer, head].copy(), choice.costs[layer, head]
+        same = (choice.candidates[layer, :, head] == choice.patterns[layer, head]).all(1)
+        errors[same | (costs > 1.05 * costs[mine])] = np.inf
+        second = int(errors.argmin())
+        row = {
+            "layer": layer,
+            "head": head,
+            "pattern": pattern_words(tuple(choice.patterns[layer, head].tolist())),
+            "error": float(choice.errors[layer, head, mine]),
+            "cost": float(costs[mine]),
+            "runner_up": None,
+            "runner_up_error": None,
+        }
+        if np.isfinite(errors[second]):
+            pattern = tuple(choice.candidates[layer, second, head].tolist())
+            row |= {"runner_up": pattern_words(pattern), "runner_up_error": float(errors[second])}
+        rows.append(row)
+    return rows
+
+
+# A family that cannot be made as cheap as the choice is no rival.
+_SAME_COST = 1.05
+
+
+def rivals(check: Check) -> list[dict]:
+    """Uniform settings of the choice's cost, the best first: error, cost, and the paired difference choice - uniform with
+    its 95 % interval."""
+    rows = []
+    for name, (errors, cost) in check.uniform.items():
+        if cost > _SAME_COST * check.cost:
+            continue
+        gap = statistics.mean(check.found - errors, -1.0, 1.0)
+        rows.append(
+            {
+                "setting": name,
+                "error": float(errors.mean()),
+                "cost": cost,
+                "difference": gap.mean,
+                "difference_low": gap.low,
+                "difference_high": gap.high,
+            }
+        )
+    return sorted(rows, key=lambda row: row["error"])
+
+
+def as_markdown(source: str, choice: Choice, check: Check) -> str:
+    """The whole report."""
+    found = heads(choice)
+    lines = ["# Head patterns", "", source, ""]
+    counts = Counter(row["pattern"].split(" (")[0] for row in found)
+    lines += ["Heads of each kind: " + ", ".join(f"{n} {kind}" for kind, n in counts.most_common()) + ".", ""]
+    lines += ["## On held-out prompts", ""]
+    lines += [
+        f"The patterns found: error {check.found.mean():.4f}, cost {100 * check.cost:.2f} % of dense attention's, "
+        f"over {len(check.found)} layers of prompts. Uniform settings of the same cost, one pattern for all heads of a layer, "
+        "fitted to that cost on the very prompt they are scored on, best first:",
+        "",
+        "| every head | error | cost | error of the patterns found, less this | 95 % |",
+        "| --- | ---: | ---: | ---: | --- |",
+    ]
+    for row in rivals(check):
+        lines.append(
+            f"| {row['setting']} | {row['error']:.4f} | {100 * row['cost']:.2f} % | {row['difference']:+.4f} | "
+            f"{row['difference_low']:+.4f} .. {row['difference_high']:+.4f} |"
+        )
+    lines += ["", "## Every head, on the search's prompts", ""]
+    lines += [
+        "| layer | head | pattern | error | cost | runner-up of no more cost | its error |",
+        "| ---: | ---: | --- | ---: | ---: | --- | ---: |",
+    ]
+    for row in found:
+        other = "" if row["runner_up"] is None else f"{row['runner_up_error']:.4f}"
+        lines.append(
+            f"| {row['layer']} | {row['head']} | {row['pattern']} | {row['error']:.4f} | {100 * row['cost']:.2f} % | "
+            f"{row['runner_up'] or ''} | {other} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def save_map(path: str | os.PathLike, choice: Choice) -> None:
+    """Layers down, heads to the right: the kind of pattern by colour, its error and cost in numbers."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+    from matplotlib.patches import Patch
+
+    rows = heads(choice)
+    kinds = sorted({row["pattern"].split(" (")[0] for row in rows})
+    colours = dict(zip(kinds, ("#9ecae1", "#fdae6b", "#a1d99b", "#bcbddc", "#d9d9d9")))
+    num_layers, num_heads = choice.candidate.shape
+    figure, axes = plt.subplots(figsize=(1.05 * num_heads + 1, 0.62 * num_layers + 1.4))
+    for row in rows:
+        kind, _, sizes = row["pattern"].partition(" (")
+        axes.add_patch(
+            plt.Rectangle((row["head"], row["layer"]), 1, 1, facecolor=colours[kind], edgecolor="white")
+        )
+        text = f"{sizes.rstrip(')')}\n{100 * row['error']:.1f} %  {100 * row['cost']:.1f} %"
+        axes.text(row["head"] + 0.5, row["layer"] + 0.5, text, ha="center", va="center", fontsize=6.5)
+    axes.set_xlim(0, num_heads)
+    axes.set_ylim(num_layers, 0)
+    axes.set_xticks(np.arange(num_heads) + 0.5, range(num_heads))
+    axes.set_yticks(np.arange(num_layers) + 0.5, range(num_layers))
+    axes.set_xlabel("head")
+    axes.set_ylabel("layer")
+    axes.tick_params(length=0)
+    axes.set_title("Sizes, output error and cost of every head's pattern", fontsize=10)
+    figure.legend(
+        [Patch(color=colours[kind]) for kind in kinds],
+        kinds,
+        loc="lower center",
+        ncols=len(kinds),
+        frameon=False,
+    )
+    figure.tight_layout(rect=(0, 0.06, 1, 1))
+    temporary = f"{os.fspath(path)}.new"
+    figure.savefig(temporary, format="png", dpi=150)
+    os.replace(temporary, path)
+    plt.close(figure)

@@ -12,7 +12,7 @@ import pytest
 
 pytest.importorskip("transformers")
 
-from minference import patterns
+from minference import HeadPatterns, patterns
 from minference.cli import main
 from minference.eval import statistics, summary
 from minference.eval.journal import Journal, write_whole
@@ -152,6 +152,17 @@ def test_bad_input_gets_one_line(tmp_path, capsys, arguments, message):
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("minference: ") and message in error
     assert not (tmp_path / "out" / "summary.md").exists()
+
+
+def test_static_wants_vertical_slash_everywhere(tmp_path, capsys):
+    layers = [[patterns.vertical_slash(100, 100)] * 7 + [patterns.a_shape()]] * 6
+    path = tmp_path / "mixed.json"
+    HeadPatterns.from_array(layers, "a test").save(path)
+    arguments = ["vt", "--lengths", "1k", "--samples", "1", "--patterns", path, "--output", tmp_path / "out"]
+    assert run(*arguments, "--attn", "static") == 1
+    assert "static needs head patterns that are all vertical-slash" in capsys.readouterr().err
+    assert run(*arguments, "--attn", "minference,vertical_only,slash_only") == 0
+    capsys.readouterr()
 
 
 def test_means_and_differences():

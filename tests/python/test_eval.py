@@ -115,7 +115,10 @@ def test_results_make_sense(tmp_path, capsys):
     small = rows["restated", "a_shape@0.05"]
     assert small["accuracy"] < 0.3 and small["difference_high"] < 0 and small["density"] < 0.4
     critical = {(row["task"], row["method"]): row for row in result["critical_densities"]}
-    assert critical["restated", "a_shape"]["critical_density"] >= small["density"]
+    found = critical["restated", "a_shape"]
+    assert found["critical_density"] >= small["density"] and found["budgets"] == 2
+    # The whole window is the whole prompt, which loses nothing.
+    assert not found["at_least"]
     for name in ("curves.png", "summary.md", "summary.csv", "summary.json", "samples.jsonl"):
         assert (tmp_path / name).stat().st_size > 100
 

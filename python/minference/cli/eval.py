@@ -220,7 +220,9 @@ def _print(rows: list[dict], critical: list[dict], paths: list[str]) -> None:
             table.add_column(name, justify="right" if name in ("tokens", "of budgets") else "left")
         for row in critical:
             found = row["critical_density"]
-            words = f"none down to {percent(row['least_density'])}" if found is None else percent(found)
+            words = f"none down to {percent(row['least_density'])}"
+            if found is not None:
+                words = "at least " * row["at_least"] + percent(found)
             table.add_row(row["task"], f"{row['length']:,}", row["method"], words, str(row["budgets"]))
         console.print(table)
     console.print("Pictures: " + ", ".join(paths))

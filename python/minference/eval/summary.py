@@ -66,7 +66,10 @@ def summarize(samples: Iterable[dict], baseline: str | None) -> list[dict]:
 
 
 def critical_densities(rows: Iterable[dict]) -> list[dict]:
-    """One row a task, length and method: the critical density, and how many budgets it was looked for among."""
+    """One row a task, length and method: the critical density, and how many budgets it was looked for among.
+
+    at_least: even the largest budget loses, so that the critical density lies at it or above.
+    """
     points: dict[tuple, list] = defaultdict(list)
     for row in rows:
         if row["difference"] is None:
@@ -74,17 +77,17 @@ def critical_densities(rows: Iterable[dict]) -> list[dict]:
         method = row["attention"].partition("@")[0]
         estimate = statistics.Estimate(row["difference"], row["difference_low"], row["difference_high"])
         points[row["task"], row["length"], method].append((row["density"], estimate))
-    return [
-        {
-            "task": task,
-            "length": length,
-            "method": method,
-            "critical_density": statistics.critical_density(found),
-            "least_density": min(density for density, _ in found),
+    rows = []
+    for (task, length, method), found in points.items():
+        critical, densities = statistics.critical_density(found), [density for density, _ in found]
+        row = {"task": task, "length": length, "method": method, "critical_density": critical}
+        row |= {
+            "at_least": critical == max(densities),
+            "least_density": min(densities),
             "budgets": len(found),
         }
-        for (task, length, method), found in points.items()
-    ]
+        rows.append(row)
+    return rows
 
 
 def _points(value: float | None) -> str:

@@ -90,7 +90,9 @@ class Runner:
                 with record(self._model, kept_mass=True) as report:
                     self._first_token(tokens.ids)
                 row["kept_mass"], row["kept_mass_last"] = report.kept_mass, report.kept_mass_last
-        return {name: round(value, 6) if isinstance(value, float) else value for name, value in row.items()}
+        return {
+            name: round(float(value), 6) if isinstance(value, float) else value for name, value in row.items()
+        }
 
     def _calibrate(self, task: str, length: int) -> None:
         _, tokens = self._maker.make(task, length, _CALIBRATION_SEED)

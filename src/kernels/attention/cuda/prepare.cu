@@ -15,7 +15,7 @@ namespace minference::kernels::cuda {
 
 namespace {
 
-constexpr int kPrepareThreads = 256;
+constexpr int kPrepareThreads = 1024;
 constexpr int kGatherThreads = 256;
 
 // The list of entries behind those of the heads is the dense one: entry 0 lies behind every row, so that it

@@ -45,10 +45,15 @@ struct Config {
   static constexpr int kTileBytes = kPanels * kTilePanelBytes;
 };
 
+// Which of a thread's scores of one tile count: bit 4 j + e for row r + 8 (e / 2), key 8 j + 2 (t % 4) + e % 2,
+// where wgmma gives thread t rows r and r + 8.
+using KeptScores = std::uint32_t;
+
+// Of a tile of columns, by half.
 struct ColumnMask {
-  std::uint64_t
-      keep[2];  // by half: columns of the tile that lie in none of its tiles and not behind its last row
-  std::int32_t partial[2];  // by half: some kept column lies behind the half's first row
+  // By t % 4: columns that lie in none of the half's tiles and not behind its last row.
+  KeptScores kept[2][4];
+  std::int32_t late[2];  // some kept column lies behind the half's first row
 };
 
 // Panels outermost, so that two tiles in neighbouring slots form one operand of 128 keys.

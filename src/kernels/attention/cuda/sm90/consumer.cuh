@@ -72,10 +72,11 @@ class Consumer {
         now = next_;
         run_step<false>(step, now, before);
       }
+      next_ = tiles_of(step);
 #pragma unroll 1
       for (const int steps = steps_of(half_); step < steps; ++step) {
         const StepTiles before = now;
-        now = tiles_of(step);
+        now = next_;
         run_step<true>(step, now, before);
       }
       if (steps_of(half_) < steps_of(1 - half_)) pass_turn();
@@ -295,7 +296,10 @@ class Consumer {
     issue(now, before);
     find_next(number + 1);
     StepMask mask;
-    if constexpr (Masked) mask = mask_of(number, now);
+    if constexpr (Masked) {
+      mask = mask_of(number, now);
+      next_ = tiles_of(number + 1);
+    }
     wait_for_scores();
     if constexpr (Masked) apply(mask);
     float part[2], factor[2];
@@ -356,11 +360,10 @@ class Consumer {
   __device__ __forceinline__ KeptScores kept_of_columns(int column_tile) {
     const RingPosition<kColumnMasks> at(use_after(mask_use_, column_tile));
     shared_.mask_full[at.slot].wait(at.parity);
-    const std::uint64_t keep = shared_.column_mask[at.slot].keep[half_];
-    const bool late = shared_.column_mask[at.slot].partial[half_] != 0;
+    const KeptScores kept = shared_.column_mask[at.slot].kept[half_][lane() % 4];
+    const bool late = shared_.column_mask[at.slot].late[half_] != 0;
     __syncwarp();
     if (lane() == 0) shared_.mask_empty[at.slot].arrive();
-    const KeptScores kept = keep_columns(keep >> 2 * (lane() % 4));
     return late ? kept & ~late_columns(column_tile) : kept;
   }
 

@@ -140,6 +140,17 @@ __device__ __forceinline__ void produce_values(SharedMemory<Config>& shared, con
   }
 }
 
+// The scores kept of a tile of columns by the threads t % 4 == quarter; bit n of high:low keeps column n.
+__device__ __forceinline__ KeptScores keep_columns(std::uint32_t low, std::uint32_t high, int quarter) {
+  KeptScores kept = 0;
+#pragma unroll
+  for (int j = 0; j < 8; ++j) {
+    const std::uint32_t pair = (j < 4 ? low : high) >> (8 * (j % 4) + 2 * quarter) & 3u;
+    kept |= pair * 5u << 4 * j;  // for both rows
+  }
+  return kept;
+}
+
 // Which columns of each tile a half computes: those that none of its tiles holds and that its last row may
 // see. By all lanes of kColumnMaskWarps warps, which take turns.
 template <class Config>
@@ -170,7 +181,8 @@ __device__ __forceinline__ void produce_column_masks(SharedMemory<Config>& share
 #pragma unroll 1
     for (int tile = warp * kColumnMaskBatch; tile < item.column_tiles();
          tile += kColumnMaskWarps * kColumnMaskBatch) {
-      std::uint32_t keep[2][kLaneColumns], partial[2][kLaneColumns];
+      std::uint32_t keep[2][kLaneColumns];
+      int late[2] = {0, 0};  // bit i: in the i-th tile of the batch
       std::int32_t here[kLaneColumns];
 #pragma unroll
       for (int i = 0; i < kLaneColumns; ++i) here[i] = next[i];
@@ -185,24 +197,25 @@ __device__ __forceinline__ void produce_column_masks(SharedMemory<Config>& share
           const int bit = seen ? max(here[i] - position + plan.kv_len, 0) : 0;
           const bool covered = __ldg(cover + bit / 32) >> bit % 32 & 1u;
           keep[half][i] = __ballot_sync(kAllLanes, seen && !covered);
-          partial[half][i] = __ballot_sync(kAllLanes, seen && !covered && here[i] > position);
+          late[half] |= seen && !covered && here[i] > position ? 1 << i / 2 : 0;
         }
       }
 #pragma unroll
       for (int i = 0; i < kColumnMaskBatch; ++i) {
         if (tile + i >= item.column_tiles()) break;
         const RingPosition<kColumnMasks> mask(use_after(first_use, tile + i));
-        if (lane == 0) {
-          shared.mask_empty[mask.slot].wait(mask.parity ^ 1);
-#pragma unroll
-          for (int half = 0; half < 2; ++half) {
-            shared.column_mask[mask.slot].keep[half] =
-                static_cast<std::uint64_t>(keep[half][2 * i + 1]) << 32 | keep[half][2 * i];
-            shared.column_mask[mask.slot].partial[half] =
-                (partial[half][2 * i] | partial[half][2 * i + 1]) != 0;
-          }
-          shared.mask_full[mask.slot].arrive();
-        }
+        const int half = lane / 4 % 2;
+        const std::uint32_t* words = keep[0] + 2 * i;
+        const std::uint32_t low = half == 0 ? words[0] : words[kLaneColumns],
+                            high = half == 0 ? words[1] : words[kLaneColumns + 1];
+        const KeptScores kept = keep_columns(low, high, lane % 4);
+        shared.mask_empty[mask.slot].wait(mask.parity ^ 1);
+        if (lane < 8) shared.column_mask[mask.slot].kept[half][lane % 4] = kept;
+        const bool late_lower = __any_sync(kAllLanes, late[0] >> i & 1),
+                   late_upper = __any_sync(kAllLanes, late[1] >> i & 1);
+        if (lane < 2) shared.column_mask[mask.slot].late[lane] = lane == 0 ? late_lower : late_upper;
+        __syncwarp();
+        if (lane == 0) shared.mask_full[mask.slot].arrive();
       }
     }
     first_use = use_after(first_use, item.column_tiles());

@@ -25,8 +25,6 @@ inline constexpr float kLargestSum = 0x1p60f;
 template <>
 inline constexpr float kLargestSum<__half> = 0x1p15f;
 
-// Which of a thread's scores of one tile count: bit 4 j + e for row r + 8 (e / 2), key 8 j + first + e % 2.
-using KeptScores = std::uint32_t;
 inline constexpr KeptScores kKeepAll = ~KeptScores{0};
 
 // visible: of the thread's two rows, counted from its first key.
@@ -35,17 +33,6 @@ __device__ __forceinline__ KeptScores keep_keys(const VisibleKeys (&visible)[2])
 #pragma unroll
   for (int i = 0; i < kTileScores; ++i) {
     if (visible[i % 4 / 2].holds(i / 4 * 8 + i % 2)) kept |= 1u << i;
-  }
-  return kept;
-}
-
-// columns: bit 8 j + e for the thread's first column + 8 j + e, the same for both rows.
-__device__ __forceinline__ KeptScores keep_columns(std::uint64_t columns) {
-  KeptScores kept = 0;
-#pragma unroll
-  for (int j = 0; j < 8; ++j) {
-    const auto pair = static_cast<std::uint32_t>(columns >> 8 * j) & 3u;
-    kept |= pair * 5u << 4 * j;
   }
   return kept;
 }

@@ -23,7 +23,7 @@ say = @printf '\033[1m== %s\033[0m\n' $(1)
 
 .PHONY: help
 help: ## List the targets
-	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 20
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 24
 
 .PHONY: demo
 demo: .venv/installed ## A 32K-token document answered twice, densely and sparsely: times, answers, a picture
@@ -80,16 +80,23 @@ check-all: ## What is too long for `make test`: exhaustive cases, sanitizers, cl
 	@$(MAKE) sanitize-asan sanitize-tsan tidy
 
 .PHONY: sanitize-asan sanitize-tsan
+sanitize-asan: ## The C++ tests under AddressSanitizer and UndefinedBehaviorSanitizer
+sanitize-tsan: ## The C++ tests under ThreadSanitizer, eight contexts at once among them
 sanitize-asan sanitize-tsan: sanitize-%: build/debian-packages
 	$(call say,"C++ tests under $*")
 	@cmake --preset $* && cmake --build build/$* --parallel $(JOBS)
 	@ctest --preset $* --parallel $(JOBS)
 
-.PHONY: fuzz
-fuzz: build/debian-packages ## Fuzz the reader of head-pattern files for a minute
-	@tools/install_packages clang libclang-rt-14-dev
+FUZZ_SECONDS ?= 1800
+
+.PHONY: fuzz fuzz-coverage
+fuzz: ## Fuzz the reader of head-pattern files for FUZZ_SECONDS (1800), print its coverage
+fuzz-coverage: FUZZ_SECONDS := 0
+fuzz-coverage: ## The same without fuzzing: what the kept inputs reach
+fuzz fuzz-coverage: build/debian-packages
+	@tools/install_packages clang llvm libclang-rt-14-dev
 	@cmake --preset fuzz && cmake --build build/fuzz --parallel $(JOBS) --target pattern_reader_fuzz
-	@ctest --preset fuzz
+	@tests/fuzz/run build/fuzz/tests/fuzz/pattern_reader_fuzz $(FUZZ_SECONDS)
 
 .PHONY: clean
 clean: ## Remove build/ and .venv/

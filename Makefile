@@ -43,6 +43,15 @@ test-python: .venv/installed
 	$(call say,"Python tests")
 	@$(VENV)/python -m pytest $(wildcard tests/python) tools
 
+.PHONY: test-engines
+test-engines: test-engines-vllm ## The engines that people run, each in an environment of its own (minutes, gigabytes)
+
+# A process a file: vLLM reads its environment once.
+.PHONY: test-engines-vllm
+test-engines-vllm: build/engines/vllm/installed
+	$(call say,"Tests in vLLM")
+	@for file in tests/engines/vllm/test_*.py; do build/engines/vllm/bin/python -m pytest $$file; done
+
 .PHONY: lint
 lint: .venv/environment ## Formatting, layers, Python style
 	$(call say,"Lint")
@@ -131,3 +140,19 @@ build/configured: CMakeLists.txt CMakePresets.json | build/debian-packages
 build/tested-package: .venv/installed
 	$(call say,"Build the C++ tests")
 	@cmake --build $(BUILD) --parallel $(JOBS) && touch $@
+
+build/engines/vllm/bin/python: | build/debian-packages
+	$(call say,"Virtual environment of vLLM")
+	@$(PYTHON) -m venv build/engines/vllm
+
+build/engines/vllm/environment: $(wildcard tests/engines/vllm/requirements*.txt) | build/engines/vllm/bin/python
+	$(call say,"vLLM and what it needs")
+	@cd tests/engines/vllm && $(abspath $|) -m pip install --disable-pip-version-check -r requirements.txt 'scikit-build-core>=0.10,<2'
+	@cd tests/engines/vllm && $(abspath $|) -m pip install --disable-pip-version-check --no-deps -r requirements-nodeps.txt
+	@touch $@
+
+build/engines/vllm/installed: build/configured build/engines/vllm/environment $(SOURCES)
+	$(call say,"Build libminference and install the package beside vLLM")
+	@cmake --build $(BUILD) --parallel $(JOBS) --target minference
+	@build/engines/vllm/bin/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation \
+	  --force-reinstall --config-settings build-dir=$(BUILD) --config-settings cmake.define.MINFERENCE_TESTS=ON . && touch $@

@@ -75,4 +75,21 @@ TEST(Threads, ASecondCallOnABusyContextIsRefused) {
   EXPECT_GT(reentry.busy, 0);
 }
 
+// An OpenMP runtime that gives one thread less than it is asked for, as near its thread limit.
+void one_thread_less(void (*body)(void* data), void* data, unsigned num_threads, unsigned) {
+  std::vector<std::thread> team;
+  for (unsigned t = 2; t < num_threads; ++t) team.emplace_back(body, data);
+  body(data);
+  for (std::thread& thread : team) thread.join();
+}
+
+TEST(Threads, ThoseOfAnOpenMPRuntimeGiveTheSameBits) {
+  const Inputs inputs;
+  minference::Context alone({.num_threads = 1});
+  minference::Context team({.num_threads = 3,
+                            .parallel_for = minference_openmp_parallel_for,
+                            .parallel_for_state = reinterpret_cast<void*>(one_thread_less)});
+  EXPECT_EQ(inputs.run(team), inputs.run(alone));
+}
+
 }  // namespace

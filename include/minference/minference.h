@@ -108,6 +108,13 @@ MINFERENCE_API void minference_context_destroy(minference_context* context);
 MINFERENCE_API int32_t minference_context_num_threads(const minference_context* context);
 MINFERENCE_API const char* minference_context_isa(const minference_context* context);
 
+/* A minference_parallel_for over the threads of an OpenMP runtime that the process has loaded, for hosts whose threads are
+ * bound to cores or spin: threads of the library's own would get in their way. parallel_for_state is the address of the
+ * runtime's GOMP_parallel, which LLVM's and Intel's runtimes have like GNU's; the context's num_threads says how many of
+ * its threads work. */
+MINFERENCE_API void minference_openmp_parallel_for(void* gomp_parallel, int64_t num_tasks,
+                                                   void (*task)(void* argument, int64_t i), void* argument);
+
 /* The kernel that `step` ("attention" or "estimate") picks for this dtype and head_dim, e.g. "avx512bf16"; NULL and a
  * message for a wrong argument. `isa` NULL as in the options. */
 MINFERENCE_API const char* minference_kernel_name(const char* step, const char* isa, int32_t dtype,

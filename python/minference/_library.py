@@ -224,6 +224,7 @@ _PROTOTYPES = {
     "context_destroy": (None, [c_void_p]),
     "context_num_threads": (c_int32, [c_void_p]),
     "context_isa": (c_char_p, [c_void_p]),
+    "openmp_parallel_for": (None, [c_void_p, c_int64, c_void_p, c_void_p]),
     "kernel_name": (c_char_p, [c_char_p, c_char_p, c_int32, c_int64]),
     "patterns_load": (_STATUS, [c_char_p, _HANDLE]),
     "patterns_parse": (_STATUS, [c_char_p, c_size_t, c_char_p, _HANDLE]),

@@ -1,4 +1,6 @@
 import multiprocessing
+import subprocess
+import sys
 import threading
 
 import numpy
@@ -59,6 +61,27 @@ def test_many_threads_at_once():
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+_ON_OPENMP_THREADS = """
+import os, torch
+from minference import _context, dense_attention, set_num_threads
+
+query = torch.randn(1, 2, 300, 64)
+set_num_threads(1)
+expected = dense_attention(query, query, query)
+torch.set_num_threads(3)
+torch.randn(1 << 20).exp()
+assert _context.use_openmp_threads()
+set_num_threads(3)
+threads = len(os.listdir("/proc/self/task"))
+assert torch.equal(dense_attention(query, query, query), expected)
+assert len(os.listdir("/proc/self/task")) == threads
+"""
+
+
+def test_openmp_threads_in_place_of_its_own():
+    subprocess.run([sys.executable, "-c", _ON_OPENMP_THREADS], check=True)
 
 
 def _attend_in_child(queue, array):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from .. import _library
+from .layers import layers_of
 
 
 def is_engine(model):
@@ -33,18 +33,13 @@ def _forget_prefixes(llm):
 
 def enable(llm, config):
     """Switch a running engine as a `MInferenceConfig` says; returns it."""
-    if config.attn_type == "static":
-        raise NotImplementedError("attn_type must be one that needs no memory of earlier calls, got 'static'")
-    model = llm.model_config
-    num_heads = model.model_arch_config.total_num_attention_heads
-    layers = config.layers(model.get_total_num_hidden_layers(), num_heads, model.model)
-    fallback = _library.FALLBACK_OFF if config.options["fallback"] == "off" else _library.FALLBACK_AUTO
+    layers, fallback = layers_of(config, llm.model_config)
     _forget_prefixes(llm)
-    reports = _call(llm, "minference_enable", layers=[heads.tolist() for heads in layers], fallback=fallback)
+    reports = _call(llm, "minference_enable", layers=layers, fallback=fallback)
     if not any(report["taken"] for report in reports):
         reasons = sorted({reason for report in reports for reason in report["refused"]})
         raise NotImplementedError(
-            f"llm must have attention layers that this library computes, got {'; '.join(reasons)}"
+            f"llm must have attention layers that this library computes, got {'; '.join(reasons) or 'none'}"
         )
     return llm
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from .environment import requested
+
 
 def _enable(self, layers, fallback):
     from . import worker
@@ -16,8 +18,13 @@ def _disable(self):
 
 
 def register():
-    """Give workers the methods that `engine` calls through collective_rpc."""
+    """Give workers the methods that `engine` calls through collective_rpc, and, where MINFERENCE_VLLM asks for it, take
+    the CPU backend's place.
+    """
+    from vllm.v1.attention.backends.registry import AttentionBackendEnum, register_backend
     from vllm.v1.worker.worker_base import WorkerBase
 
     WorkerBase.minference_enable = _enable
     WorkerBase.minference_disable = _disable
+    if requested() is not None:
+        register_backend(AttentionBackendEnum.CPU_ATTN, class_path="minference.vllm.backend.Backend")

@@ -9,6 +9,7 @@ from vllm.logger import init_logger
 from vllm.model_executor.layers.attention import Attention
 from vllm.model_executor.models.utils import extract_layer_index
 
+from .._context import use_openmp_threads
 from .attention import MIN_ROWS, LayerAttention
 from .rules import refusal, slice_of_rank
 
@@ -16,22 +17,26 @@ from .rules import refusal, slice_of_rank
 _logger = init_logger("vllm.plugins.minference")
 
 
-def enable(vllm_config, layers, fallback):
+def enable(vllm_config, layers, fallback, names=None):
     """Let the library prefill in every layer that it can compute; an earlier call's patterns are replaced.
 
     Parameters
     ----------
     layers : list
         For every layer of the model, the five numbers of each of the model's query heads (all ranks').
+    names : list of str, optional
+        The attention layers it is about; all when left out.
 
     Returns
     -------
     dict
         ``taken``: the number of layers; ``refused``: reason -> number of layers.
     """
-    disable(vllm_config)
+    # The engine binds each of its OpenMP threads to a core of its own, and this one with them.
+    use_openmp_threads()
+    disable(vllm_config, names)
     taken, refused = 0, {}
-    for name, layer in get_layers_from_vllm_config(vllm_config, Attention).items():
+    for name, layer in get_layers_from_vllm_config(vllm_config, Attention, names).items():
         reason = refusal(layer.impl, getattr(layer, "isa", None), vllm_config.model_config.dtype)
         index = extract_layer_index(name)
         if reason is None and index >= len(layers):
@@ -53,8 +58,8 @@ def enable(vllm_config, layers, fallback):
     return {"taken": taken, "refused": refused}
 
 
-def disable(vllm_config):
-    """Every layer attends as the engine made it."""
-    for layer in get_layers_from_vllm_config(vllm_config, Attention).values():
+def disable(vllm_config, names=None):
+    """These layers, or all, attend as the engine made them."""
+    for layer in get_layers_from_vllm_config(vllm_config, Attention, names).values():
         if isinstance(vars(layer.impl).get("forward"), LayerAttention):
             del layer.impl.forward

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <filesystem>
 #include <fstream>
+#include <iterator>
 #include <random>
 #include <string>
 #include <vector>
@@ -63,12 +64,24 @@ std::vector<std::string> read_corpus() {
   return corpus;
 }
 
+bool is_read(const std::string& text) {
+  try {
+    minference::sparse::parse_patterns(text, "p.json");
+    return true;
+  } catch (const minference::base::Error&) {
+    return false;
+  }
+}
+
 class Mutator {
  public:
-  explicit Mutator(std::vector<std::string> corpus) : corpus_(std::move(corpus)) {}
+  explicit Mutator(std::vector<std::string> corpus) : corpus_(std::move(corpus)) {
+    std::copy_if(corpus_.begin(), corpus_.end(), std::back_inserter(valid_), is_read);
+  }
 
   std::string next() {
-    std::string text = pick(corpus_);
+    // Half of them from valid files: mutations of a file that is refused are mostly refused where it is.
+    std::string text = pick(below(2) == 0 ? valid_ : corpus_);
     for (std::size_t steps = 1 + below(3); steps > 0; --steps) mutate(text);
     return text;
   }
@@ -101,18 +114,9 @@ class Mutator {
     }
   }
 
-  std::vector<std::string> corpus_;
+  std::vector<std::string> corpus_, valid_;
   std::mt19937_64 random_{2024};
 };
-
-bool is_read(const std::string& text) {
-  try {
-    minference::sparse::parse_patterns(text, "p.json");
-    return true;
-  } catch (const minference::base::Error&) {
-    return false;
-  }
-}
 
 TEST(PatternReader, MutatedFilesAreReadOrRefused) {
   const std::vector<std::string> corpus = read_corpus();

@@ -67,8 +67,6 @@ MINFERENCE_API minference_status minference_cuda_attention(const minference_cuda
  * An adaptive head may select more columns than `column_capacity`; it then computes every pair, whatever
  * `fallback` says.
  *
- * No GPU has run these calls yet (docs/kernels/select-sm90.md).
- *
  * Every call has a function that says how many bytes of workspace it needs, given the same struct: device
  * memory on a 256-byte boundary, of no other call until this one is done. */
 

@@ -83,6 +83,11 @@ cuda: build/debian-packages ## Compile libminference_cuda.so (needs nvcc)
 	$(call say,"Compile CUDA")
 	@cmake --preset cuda && cmake --build build/cuda --parallel $(JOBS) --target minference_cuda
 
+.PHONY: test-gpu
+test-gpu: cuda .venv/installed ## The Python package on this machine's GPU (needs a PyTorch with CUDA in .venv)
+	$(call say,"Python tests on the GPU")
+	@MINFERENCE_CUDA_LIBRARY=build/cuda/libminference_cuda.so $(VENV)/python -m pytest tests/gpu
+
 .PHONY: check-all
 check-all: ## What is too long for `make test`: exhaustive cases, sanitizers, clang-tidy
 	@MINFERENCE_EXHAUSTIVE=1 $(MAKE) test

@@ -45,3 +45,9 @@ target_sources(minference_cuda PRIVATE
   ${attention}/sm90/instantiations/f16_d128.cu)
 install(TARGETS minference_cuda LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
 install(FILES ${root}/include/minference/minference_cuda.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/minference)
+
+# The wheel's copy, beside the Python package.
+if(SKBUILD)
+  add_dependencies(python_package minference_cuda)
+  install(FILES $<TARGET_FILE:minference_cuda> DESTINATION minference RENAME libminference_cuda.so COMPONENT python)
+endif()

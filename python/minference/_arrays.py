@@ -99,8 +99,8 @@ class TorchArrays:
             array = torch.as_tensor(array, device="cpu")
         if array.is_floating_point() or array.is_complex() or array.dtype == torch.bool:
             raise ValueError(f"{name} must hold integers, got {array.dtype}")
-        if not array.is_cpu:
-            raise NotImplementedError(f"{name} must be on the CPU, got {array.device}")
+        if not (array.is_cpu or array.is_cuda):
+            raise NotImplementedError(f"{name} must be on the CPU or a CUDA device, got {array.device}")
         return array.to(torch.int32 if array.dtype == torch.int32 else torch.int64).contiguous()
 
     @staticmethod
@@ -126,6 +126,12 @@ def arrays_of(query, name="query"):
     if numpy is not None and isinstance(query, numpy.ndarray):
         return _adapter(numpy, NumpyArrays)
     raise TypeError(f"{name} must be a torch tensor or a NumPy array, got {type(query).__name__}")
+
+
+def on_cuda(array):
+    """Whether an array is a torch tensor in the memory of a GPU."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(array, torch.Tensor) and array.is_cuda
 
 
 def is_traced():

@@ -6,7 +6,7 @@ import ctypes
 from dataclasses import dataclass
 
 from . import _context, _library
-from ._arrays import arrays_of
+from ._arrays import arrays_of, on_cuda
 
 _ABSENT = _library.Tensor()
 
@@ -25,7 +25,7 @@ class Statistics:
     pairs, all_pairs : int
         Over all sequences and heads; their ratio is the density of the call.
     seconds_estimate, seconds_select, seconds_index, seconds_attend : float
-        Time of each step.
+        Time of each step. On CUDA, where they are not timed apart, the last is the time of all.
     """
 
     density: object
@@ -83,6 +83,22 @@ def prefill(
     tuple
         out, lse ``[B, Hq, q_len]`` or None, `Statistics` or None.
     """
+    if on_cuda(query):
+        from . import _cuda_calls
+
+        return _cuda_calls.prefill(
+            query,
+            key,
+            value,
+            heads,
+            sequences,
+            softmax_scale,
+            causal,
+            fallback,
+            want_lse,
+            out,
+            want_statistics,
+        )
     arrays = arrays_of(query)
     query, query_tensor = arrays.describe(query, "query")
     key, key_tensor = arrays.describe(key, "key")
@@ -146,6 +162,12 @@ class Index:
 
 def vertical_slash(query, key, value, columns, offsets, softmax_scale, causal, want_lse):
     """Attention over columns and offsets, integer arrays ``[B, Hq, n]``. Returns out, and lse or None."""
+    if on_cuda(query):
+        from . import _cuda_calls
+
+        return _cuda_calls.vertical_slash(
+            query, key, value, columns, offsets, softmax_scale, causal, want_lse
+        )
     arrays = arrays_of(query)
     query, query_tensor = arrays.describe(query, "query")
     key, key_tensor = arrays.describe(key, "key")
@@ -188,6 +210,10 @@ _ITEM_BYTES = {_library.F32: 4, _library.F16: 2, _library.BF16: 2}
 
 def estimate(query, key, softmax_scale):
     """Column and diagonal sums of the last 64 rows, each ``[B, Hq, kv_len]`` f32."""
+    if on_cuda(query):
+        from . import _cuda_calls
+
+        return _cuda_calls.estimate(query, key, softmax_scale)
     arrays = arrays_of(query)
     batch, num_heads, kv_len = query.shape[0], query.shape[1], key.shape[2]
     columns, diagonals = (arrays.empty_f32((batch, num_heads, 1, kv_len)) for _ in range(2))
@@ -217,6 +243,9 @@ def estimate(query, key, softmax_scale):
 def select(column_sums, diagonal_sums, heads):
     """Members of every head of one sequence, from sums ``[Hq, kv_len]``: two lists of int32 arrays."""
     import numpy
+
+    if on_cuda(column_sums):
+        column_sums, diagonal_sums = column_sums.cpu(), diagonal_sums.cpu()
 
     arrays = arrays_of(column_sums)
     kept = [

@@ -59,14 +59,14 @@ class HeadPattern(Structure):
     ]
 
 
-class _Sized(Structure):
+class Sized(Structure):
     """A struct that begins with its own size, as the ABI asks."""
 
     def __init__(self, **fields):
         super().__init__(struct_size=ctypes.sizeof(self), **fields)
 
 
-class ContextOptions(_Sized):
+class ContextOptions(Sized):
     _fields_ = [
         ("struct_size", c_size_t),
         ("num_threads", c_int32),
@@ -78,7 +78,7 @@ class ContextOptions(_Sized):
     ]
 
 
-class Statistics(_Sized):
+class Statistics(Sized):
     _fields_ = [
         ("struct_size", c_size_t),
         ("seconds_estimate", c_double),
@@ -92,7 +92,7 @@ class Statistics(_Sized):
     ]
 
 
-class PrefillArgs(_Sized):
+class PrefillArgs(Sized):
     _fields_ = [
         ("struct_size", c_size_t),
         ("query", Tensor),
@@ -110,7 +110,7 @@ class PrefillArgs(_Sized):
     ]
 
 
-class EstimateArgs(_Sized):
+class EstimateArgs(Sized):
     _fields_ = [
         ("struct_size", c_size_t),
         ("query", Tensor),
@@ -121,7 +121,7 @@ class EstimateArgs(_Sized):
     ]
 
 
-class SelectArgs(_Sized):
+class SelectArgs(Sized):
     _fields_ = [
         ("struct_size", c_size_t),
         ("column_sums", Tensor),
@@ -137,7 +137,7 @@ class SelectArgs(_Sized):
     ]
 
 
-class IndexArgs(_Sized):
+class IndexArgs(Sized):
     _fields_ = [
         ("struct_size", c_size_t),
         ("query", Tensor),
@@ -150,7 +150,7 @@ class IndexArgs(_Sized):
     ]
 
 
-class IndexHead(_Sized):
+class IndexHead(Sized):
     _fields_ = [
         ("struct_size", c_size_t),
         ("form", c_int32),
@@ -171,7 +171,7 @@ class IndexHead(_Sized):
     ]
 
 
-class AttentionArgs(_Sized):
+class AttentionArgs(Sized):
     _fields_ = [
         ("struct_size", c_size_t),
         ("query", Tensor),
@@ -184,7 +184,7 @@ class AttentionArgs(_Sized):
     ]
 
 
-class ScorePatternsArgs(_Sized):
+class ScorePatternsArgs(Sized):
     _fields_ = [
         ("struct_size", c_size_t),
         ("query", Tensor),
@@ -196,7 +196,7 @@ class ScorePatternsArgs(_Sized):
     ]
 
 
-class FitArgs(_Sized):
+class FitArgs(Sized):
     _fields_ = [
         ("struct_size", c_size_t),
         ("query", Tensor),
@@ -210,47 +210,47 @@ class FitArgs(_Sized):
     ]
 
 
-_HANDLE = POINTER(c_void_p)
+HANDLE = POINTER(c_void_p)
 
 # The result of a function that can fail: a minference_status, which `Library` turns into an exception.
-_STATUS = "status"
+STATUS = "status"
 
 # name: (result, arguments)
 _PROTOTYPES = {
     "version": (c_char_p, []),
     "abi_version": (c_uint32, []),
     "last_error": (c_char_p, []),
-    "context_create": (_STATUS, [POINTER(ContextOptions), _HANDLE]),
+    "context_create": (STATUS, [POINTER(ContextOptions), HANDLE]),
     "context_destroy": (None, [c_void_p]),
     "context_num_threads": (c_int32, [c_void_p]),
     "context_isa": (c_char_p, [c_void_p]),
     "openmp_parallel_for": (None, [c_void_p, c_int64, c_void_p, c_void_p]),
     "kernel_name": (c_char_p, [c_char_p, c_char_p, c_int32, c_int64]),
-    "patterns_load": (_STATUS, [c_char_p, _HANDLE]),
-    "patterns_parse": (_STATUS, [c_char_p, c_size_t, c_char_p, _HANDLE]),
-    "patterns_builtin": (_STATUS, [c_char_p, _HANDLE]),
-    "patterns_create": (_STATUS, [c_int64, c_int64, c_void_p, c_char_p, _HANDLE]),
+    "patterns_load": (STATUS, [c_char_p, HANDLE]),
+    "patterns_parse": (STATUS, [c_char_p, c_size_t, c_char_p, HANDLE]),
+    "patterns_builtin": (STATUS, [c_char_p, HANDLE]),
+    "patterns_create": (STATUS, [c_int64, c_int64, c_void_p, c_char_p, HANDLE]),
     "patterns_destroy": (None, [c_void_p]),
     "builtin_count": (c_int64, []),
     "builtin_model": (c_char_p, [c_int64]),
     "patterns_num_layers": (c_int64, [c_void_p]),
     "patterns_num_query_heads": (c_int64, [c_void_p]),
     "patterns_source": (c_char_p, [c_void_p]),
-    "patterns_layer": (_STATUS, [c_void_p, c_int64, c_void_p]),
-    "patterns_check": (_STATUS, [c_void_p, c_int64, c_int64]),
-    "patterns_json": (_STATUS, [c_void_p, POINTER(c_char_p)]),
-    "patterns_save": (_STATUS, [c_void_p, c_char_p]),
-    "prefill": (_STATUS, [c_void_p, POINTER(PrefillArgs), POINTER(Statistics)]),
-    "estimate": (_STATUS, [c_void_p, POINTER(EstimateArgs)]),
-    "select": (_STATUS, [c_void_p, POINTER(SelectArgs)]),
-    "index_vertical_slash": (_STATUS, [POINTER(Tensor), POINTER(Tensor), c_int64, c_int64, c_int32, _HANDLE]),
-    "index_create": (_STATUS, [c_void_p, POINTER(IndexArgs), _HANDLE]),
+    "patterns_layer": (STATUS, [c_void_p, c_int64, c_void_p]),
+    "patterns_check": (STATUS, [c_void_p, c_int64, c_int64]),
+    "patterns_json": (STATUS, [c_void_p, POINTER(c_char_p)]),
+    "patterns_save": (STATUS, [c_void_p, c_char_p]),
+    "prefill": (STATUS, [c_void_p, POINTER(PrefillArgs), POINTER(Statistics)]),
+    "estimate": (STATUS, [c_void_p, POINTER(EstimateArgs)]),
+    "select": (STATUS, [c_void_p, POINTER(SelectArgs)]),
+    "index_vertical_slash": (STATUS, [POINTER(Tensor), POINTER(Tensor), c_int64, c_int64, c_int32, HANDLE]),
+    "index_create": (STATUS, [c_void_p, POINTER(IndexArgs), HANDLE]),
     "index_destroy": (None, [c_void_p]),
     "index_num_heads": (c_int64, [c_void_p]),
-    "index_get": (_STATUS, [c_void_p, c_int64, POINTER(IndexHead)]),
-    "attention": (_STATUS, [c_void_p, POINTER(AttentionArgs)]),
-    "score_patterns": (_STATUS, [c_void_p, POINTER(ScorePatternsArgs), c_void_p]),
-    "fit_patterns": (_STATUS, [c_void_p, POINTER(FitArgs), c_void_p]),
+    "index_get": (STATUS, [c_void_p, c_int64, POINTER(IndexHead)]),
+    "attention": (STATUS, [c_void_p, POINTER(AttentionArgs)]),
+    "score_patterns": (STATUS, [c_void_p, POINTER(ScorePatternsArgs), c_void_p]),
+    "fit_patterns": (STATUS, [c_void_p, POINTER(FitArgs), c_void_p]),
 }
 
 # minference_status -> exception
@@ -264,26 +264,27 @@ _EXCEPTIONS = {
 }
 
 
-class Library:
-    """The loaded library: every function of the header without its prefix, statuses turned into exceptions."""
+class Functions:
+    """A loaded library's functions without their prefix, statuses turned into exceptions.
 
-    def __init__(self, path):
+    `prototypes` is {name: (result, arguments)}, and has last_error.
+    """
+
+    def __init__(self, path, prefix, prototypes):
         self.path = path
         self._library = ctypes.CDLL(str(path))
-        for name, (result, arguments) in _PROTOTYPES.items():
+        for name, (result, arguments) in prototypes.items():
             try:
-                function = getattr(self._library, "minference_" + name)
+                function = getattr(self._library, prefix + name)
             except AttributeError:
-                raise ImportError(f"{path}: must export minference_{name}, does not") from None
+                raise ImportError(f"{path}: must export {prefix}{name}, does not") from None
             function.argtypes = arguments
-            if result is _STATUS:
+            if result is STATUS:
                 function.restype = c_int32
                 function.errcheck = self._check
             else:
                 function.restype = result
             setattr(self, name, function)
-        if self.abi_version() != ABI_VERSION:
-            raise ImportError(f"{path}: ABI version must be {ABI_VERSION}, got {self.abi_version()}")
 
     def _check(self, status, function, arguments):
         if status != 0:
@@ -291,31 +292,40 @@ class Library:
         return status
 
 
-def _candidates():
-    override = os.environ.get("MINFERENCE_LIBRARY")
-    if override:
-        return [Path(override)]
-    # An editable install has two folders: the sources', and the one that holds what was built.
-    return [Path(folder) / "libminference.so" for folder in sys.modules[__package__].__path__]
+class Library(Functions):
+    """libminference: every function of minference.h."""
+
+    def __init__(self, path):
+        super().__init__(path, "minference_", _PROTOTYPES)
+        if self.abi_version() != ABI_VERSION:
+            raise ImportError(f"{path}: ABI version must be {ABI_VERSION}, got {self.abi_version()}")
 
 
-@functools.cache
-def load() -> Library:
-    """Load ``libminference.so``: the path in ``MINFERENCE_LIBRARY``, or the one beside the package.
+def load_named(make, file_name, variable):
+    """`make` of the path in environment variable `variable`, or of the file beside the package.
 
     Raises
     ------
     ImportError
-        If there is none, it cannot be loaded, or its ABI version is not ours.
+        If there is none, it cannot be loaded, or `make` refuses it.
     """
-    candidates = _candidates()
+    override = os.environ.get(variable)
+    # An editable install has two folders: the sources', and the one that holds what was built.
+    folders = sys.modules[__package__].__path__
+    candidates = [Path(override)] if override else [Path(folder) / file_name for folder in folders]
     for path in candidates:
         if path.exists():
             try:
-                return Library(path)
+                return make(path)
             except OSError as error:
                 raise ImportError(f"{path}: cannot be loaded: {error}") from error
     places = ", ".join(str(path) for path in candidates)
     raise ImportError(
-        f"libminference.so must lie beside the package or be named by MINFERENCE_LIBRARY, looked at {places}"
+        f"{file_name} must lie beside the package or be named by {variable}, looked at {places}"
     )
+
+
+@functools.cache
+def load() -> Library:
+    """Load ``libminference.so``, whose ABI version must be ours, as `load_named` says."""
+    return load_named(Library, "libminference.so", "MINFERENCE_LIBRARY")

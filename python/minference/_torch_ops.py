@@ -46,7 +46,7 @@ def _require_members(query, columns, offsets):
             )
 
 
-@torch.library.custom_op("minference::prefill", mutates_args=(), device_types="cpu")
+@torch.library.custom_op("minference::prefill", mutates_args=(), device_types=("cpu", "cuda"))
 def _prefill(
     query: torch.Tensor,
     key: torch.Tensor,
@@ -75,7 +75,7 @@ def _prefill(
     return out, lse
 
 
-@torch.library.custom_op("minference::vertical_slash", mutates_args=(), device_types="cpu")
+@torch.library.custom_op("minference::vertical_slash", mutates_args=(), device_types=("cpu", "cuda"))
 def _vertical_slash(
     query: torch.Tensor,
     key: torch.Tensor,

@@ -17,6 +17,13 @@ from . import _library
 _MODULE = causal_mask_function.__module__
 
 
+class _StandIn(torch.Tensor):
+    """Numbers that nobody computes with: they stay where they are when arguments follow a model's devices."""
+
+    def to(self, *_, **__):
+        return self
+
+
 class CallMask:
     """One forward pass's mask, without its elements.
 
@@ -57,6 +64,7 @@ class CallMask:
         """
         # The tensor keeps this object alive, not the other way round: a cycle would keep large masks for long.
         tensor = torch.tensor(self.sequences, dtype=torch.int64, device="cpu").view(-1, 1, 1, 5)
+        tensor = tensor.as_subclass(_StandIn)
         tensor.minference_call = self
         return tensor
 

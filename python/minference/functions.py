@@ -1,9 +1,10 @@
-"""Attention functions for torch CPU tensors and NumPy arrays.
+"""Attention functions for torch tensors, on the CPU or a GPU, and NumPy arrays.
 
 Everywhere: query is ``[B, Hq, q_len, D]``, key and value are ``[B, Hkv, kv_len, D]`` with ``Hq % Hkv == 0``
 (query head h reads key head ``h // (Hq // Hkv)``; nothing is repeated), all of one dtype: float32 or float16,
 for torch also bfloat16. Any strides. Query row i stands at key position ``kv_len - q_len + i``. D is a
-multiple of 8 up to 256. Scores, softmax and sums are float32. Forward only. torch.compile and torch.export
+multiple of 8 up to 256. Scores, softmax and sums are float32. Forward only. CUDA tensors are float16 or
+bfloat16, with D 64, 96 or 128; work goes to the current stream. torch.compile and torch.export
 see each call as one node, ``torch.ops.minference.*``.
 """
 
@@ -12,7 +13,7 @@ from __future__ import annotations
 import sys
 
 from . import _calls, _library, patterns
-from ._arrays import arrays_of, is_traced, require_four_dimensions
+from ._arrays import arrays_of, is_traced, on_cuda, require_four_dimensions
 from ._checks import require_integer, require_number
 
 _FALLBACKS = {"auto": _library.FALLBACK_AUTO, "off": _library.FALLBACK_OFF}
@@ -247,8 +248,9 @@ def estimate(query, key, *, softmax_scale=None):
         The same at key ``q - o``, for offset o.
     """
     arrays = arrays_of(query)
-    arrays.describe(query, "query")
-    arrays.describe(key, "key")
+    if not on_cuda(query):
+        arrays.describe(query, "query")
+        arrays.describe(key, "key")
     return _calls.estimate(query, key, _scale(softmax_scale))
 
 

@@ -31,13 +31,15 @@ class _Clock(StoppingCriteria):
         self.times = [time.perf_counter()]
 
     def __call__(self, input_ids, scores, **_):
+        if input_ids.is_cuda:
+            torch.cuda.synchronize(input_ids.device)
         self.times.append(time.perf_counter())
-        return torch.zeros(input_ids.shape[0], dtype=torch.bool)
+        return torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
 
 
 def answer(model, token_ids: list[int], num_tokens: int) -> Answer:
     """At most `num_tokens` tokens after the prompt `token_ids`, the likeliest each time, by `model.generate`."""
-    prompt = torch.tensor([token_ids])
+    prompt = torch.tensor([token_ids], device=model.device)
     clock = _Clock()
     out = model.generate(
         prompt,

@@ -44,17 +44,17 @@ def _attention_map(query: torch.Tensor, key: torch.Tensor, scale: float) -> np.n
     """[Hq, MAP_ROWS, MAP_BINS] from query [Hq, q_len, D] and key [Hkv, kv_len, D]."""
     num_heads, q_len, head_dim = query.shape
     kv_len = key.shape[1]
-    rows = torch.from_numpy(_map_rows(q_len))
-    positions = rows + (kv_len - q_len)
-    bins = torch.arange(kv_len) * MAP_BINS // kv_len
-    future = torch.arange(kv_len)[None, :] > positions[:, None]
-    maps = torch.zeros(num_heads, len(rows), MAP_BINS)
+    rows = torch.from_numpy(_map_rows(q_len)).to(query.device)
+    keys = torch.arange(kv_len, device=query.device)
+    bins = keys * MAP_BINS // kv_len
+    future = keys[None, :] > (rows + (kv_len - q_len))[:, None]
+    maps = torch.zeros(num_heads, len(rows), MAP_BINS, device=query.device)
     for h in range(num_heads):
-        keys = key[h * key.shape[0] // num_heads]
-        scores = query[h, rows].float() @ keys.float().T * (scale or head_dim**-0.5)
+        head_keys = key[h * key.shape[0] // num_heads]
+        scores = query[h, rows].float() @ head_keys.float().T * (scale or head_dim**-0.5)
         mass = scores.masked_fill_(future, -torch.inf).softmax(-1)
         maps[h].index_add_(1, bins, mass)
-    return maps.numpy()
+    return maps.cpu().numpy()
 
 
 class _Observer:

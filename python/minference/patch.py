@@ -58,9 +58,11 @@ def _require_reachable(model):
     )
 
 
-def _require_computable(model, modules):
+def _require_computable(model, modules, plans):
     """What no call of the model would be taken for, said once, here, rather than never."""
     import torch
+
+    from . import _cuda_calls
 
     dtypes = (torch.float32, torch.float16, torch.bfloat16)
     if model.dtype not in dtypes:
@@ -68,16 +70,22 @@ def _require_computable(model, modules):
             f"model must have dtype float32, float16 or bfloat16, got {str(model.dtype).split('.')[-1]}"
         )
     for layer, module in sorted(modules.items()):
-        for parameter in module.parameters():
-            if parameter.device.type != "cpu":
-                raise NotImplementedError(
-                    f"model must be on the CPU, got device {parameter.device} in layer {layer}"
-                )
         head_dim = getattr(module, "head_dim", 8)
         if head_dim % 8 or head_dim > 256:
             raise NotImplementedError(
                 f"head_dim must be a multiple of 8 up to 256, got {head_dim} in layer {layer}"
             )
+        for parameter in module.parameters():
+            if parameter.device.type not in ("cpu", "cuda"):
+                raise NotImplementedError(
+                    f"model must be on the CPU or CUDA devices, got device {parameter.device} in layer {layer}"
+                )
+            if parameter.is_cuda and (
+                reason := _cuda_calls.refusal(model.dtype, head_dim, plans[layer].heads)
+            ):
+                raise NotImplementedError(
+                    f"model must be one that CUDA kernels compute: layer {layer}: {reason}"
+                )
 
 
 def _set_implementation(model, name):
@@ -113,16 +121,24 @@ def minference_patch(model, config):
         raise NotImplementedError(
             f"{type(model).__name__} must have causal self-attention layers with layer_idx, found none"
         )
-    _require_computable(model, modules)
     own_name = getattr(model.config, "_name_or_path", "") or ""
     layers = config.layers(text.num_hidden_layers, text.num_attention_heads, own_name)
     fallback = _library.FALLBACK_OFF if config.options["fallback"] == "off" else _library.FALLBACK_AUTO
+    plans = {
+        layer: LayerPlan(
+            layer,
+            torch.from_numpy(layers[layer]),
+            fallback,
+            config.attn_type == "static" and layer >= config.starting_layer,
+        )
+        for layer in modules
+    }
+    _require_computable(model, modules, plans)
     backend = backend_over(getattr(model, "_minference_previous", text._attn_implementation))
     restore(model)
     _set_implementation(model, backend.name)
     for layer, module in modules.items():
-        static = config.attn_type == "static" and layer >= config.starting_layer
-        module._minference = LayerPlan(layer, torch.from_numpy(layers[layer]), fallback, static)
+        module._minference = plans[layer]
     model._minference_previous = backend.previous
     return model
 

@@ -143,7 +143,7 @@ class _Recorder:
         _, all_lse, _ = _calls.prefill(
             query, key, value, heads, call.where, scale, True, _library.FALLBACK_OFF, True
         )
-        return (lse.double() - all_lse.double()).exp()
+        return (lse.double() - all_lse.double()).exp().cpu()
 
 
 @contextlib.contextmanager

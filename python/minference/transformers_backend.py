@@ -17,13 +17,14 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from . import _calls, _library, patterns
+from . import _cuda_calls as cuda
 from . import call_mask as call_masks
 from ._arrays import is_traced
 
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 # Calls of fewer rows stay with the previous implementation: the library's answer would not come sooner.
-MIN_ROWS = 64
+MIN_ROWS = {"cpu": 64, "cuda": 1024}
 
 
 class LayerPlan:
@@ -62,7 +63,8 @@ class LayerPlan:
     def takes(self, module, query, key, value, call, dropout, options):
         """Whether this layer call is causal attention without anything that the library does not compute."""
         return (
-            (query.shape[2] >= MIN_ROWS or self.fallback == _library.FALLBACK_OFF)
+            query.device.type in MIN_ROWS
+            and (query.shape[2] >= MIN_ROWS[query.device.type] or self.fallback == _library.FALLBACK_OFF)
             and query.shape[2] == call.q_len
             and key.shape[2] == call.kv_len
             and key.shape == value.shape
@@ -71,7 +73,7 @@ class LayerPlan:
             and query.shape[3] <= 256
             and query.dtype in _DTYPES
             and query.dtype == key.dtype == value.dtype
-            and query.is_cpu
+            and (query.is_cpu or not cuda.refusal(query.dtype, query.shape[3], self.heads))
             and getattr(module, "is_causal", True)
             and not module.training
             and not dropout
@@ -83,7 +85,7 @@ class LayerPlan:
     def run(self, query, key, value, call, scaling):
         """Attention of one layer call: ``[B, q_len, Hq, D]``, contiguous."""
         batch, num_heads, q_len, head_dim = query.shape
-        out = torch.empty((batch, q_len, num_heads, head_dim), dtype=query.dtype, device="cpu")
+        out = torch.empty((batch, q_len, num_heads, head_dim), dtype=query.dtype, device=query.device)
         scale = 0.0 if scaling is None else scaling
         if self.static and not call.window:
             self._run_static(query, key, value, call, scale, out.transpose(1, 2))

@@ -96,7 +96,7 @@ def test_a_refused_patch_changes_nothing():
     "change, message",
     [
         (lambda model: model.double(), "dtype .*got float64"),
-        (lambda model: model.to("meta"), "on the CPU, got device meta"),
+        (lambda model: model.to("meta"), "on the CPU or CUDA devices, got device meta"),
         (
             lambda model: [setattr(layer.self_attn, "head_dim", 20) for layer in model.model.layers],
             "head_dim must be .*got 20",
@@ -345,3 +345,9 @@ def test_copied_masks_are_refused():
     assert call_mask.of_tensor(mask).sequences == [(0, 0, 100, 0, 100)]
     with pytest.raises(RuntimeError, match="got a copy"):
         call_mask.of_tensor(mask.clone())
+
+
+def test_the_mask_of_a_call_survives_being_sent_to_a_layers_device():
+    """Hooks that spread a model over devices send each layer's arguments after it."""
+    call = call_mask.CallMask([(0, 0, 70, 0, 70)], 0, 70, 70, lambda: None)
+    assert call_mask.of_tensor(call.as_tensor().to("meta", non_blocking=True)) is call

@@ -54,6 +54,9 @@ def describe(title: str, threads: int, rows: list[dict]) -> dict:
     for name in ("torch", "transformers"):
         if name in sys.modules:
             machine[name] = sys.modules[name].__version__
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        machine["gpu"] = torch.cuda.get_device_name()
     return {
         "title": title,
         "machine": machine,

@@ -41,14 +41,15 @@ def folder() -> Path:
     )
 
 
-def load(path: str | os.PathLike | None = None):
+def load(path: str | os.PathLike | None = None, device: str = "cpu"):
     """A transformers model in evaluation mode, with SDPA attention in bfloat16, and its tokenizer.
 
     path: a folder or a hub id; the embedded model when left out.
+    device: what torch calls it.
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     source = os.fspath(folder() if path is None else path)
     model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.bfloat16, attn_implementation="sdpa")
-    return model.eval(), AutoTokenizer.from_pretrained(source)
+    return model.eval().to(device), AutoTokenizer.from_pretrained(source)

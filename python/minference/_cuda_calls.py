@@ -1,0 +1,262 @@
+"""The operations of `_calls` on torch CUDA tensors, by ``libminference_cuda.so``.
+
+Work goes to the current stream of the tensors' device and is not waited for, but for statistics. Arguments and
+results are those of the functions of the same names in `_calls`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+
+import torch
+
+from . import _cuda_library, _library
+from ._arrays import require_four_dimensions
+from ._calls import Statistics
+
+_DTYPES = {torch.float16: _library.F16, torch.bfloat16: _library.BF16}
+_ABSENT = _library.Tensor()
+_CUDA = 1
+# Addresses and strides that the copy engine takes are multiples of this.
+_ALIGNMENT = 16
+
+
+def _describe(tensor, name, device):
+    """The tensor, copied if the library cannot express or copy its memory, and its minference_tensor."""
+    if not isinstance(tensor, torch.Tensor):
+        raise TypeError(f"{name} must be a torch tensor as query is, got {type(tensor).__name__}")
+    if tensor.device != device:
+        raise ValueError(f"{name} must be on query's device {device}, got {tensor.device}")
+    if tensor.dtype not in _DTYPES:
+        raise NotImplementedError(f"{name} must have dtype float16 or bfloat16 on CUDA, got {tensor.dtype}")
+    require_four_dimensions(tensor.ndim, name, tensor.shape)
+    size = tensor.element_size()
+    if (
+        tensor.stride(3) != 1
+        or tensor.data_ptr() % _ALIGNMENT
+        or any(stride * size % _ALIGNMENT for stride in tensor.stride()[:3])
+    ):
+        tensor = tensor.clone(memory_format=torch.contiguous_format)
+    return tensor, _tensor(tensor)
+
+
+def _tensor(tensor):
+    dtype = _library.F32 if tensor.dtype == torch.float32 else _DTYPES[tensor.dtype]
+    return _library.Tensor(tensor.data_ptr(), tensor.shape, tensor.stride(), dtype, _CUDA)
+
+
+def run(name, call, device):
+    """Run a call with a workspace of its own on the device's current stream."""
+    library = _cuda_library.load()
+    size = ctypes.c_size_t()
+    with torch.cuda.device(device):
+        getattr(library, f"{name}_workspace")(ctypes.byref(call), ctypes.byref(size))
+        # Freed in the stream's order: the allocator gives it to later work of this stream only.
+        workspace = torch.empty(size.value, dtype=torch.uint8, device=device)
+        call.workspace, call.workspace_bytes = workspace.data_ptr(), size.value
+        call.stream = torch.cuda.current_stream(device).cuda_stream
+        getattr(library, name)(ctypes.byref(call))
+
+
+def refusal(dtype, head_dim, heads):
+    """Why the library has no kernel for a layer; "" when it has.
+
+    Parameters
+    ----------
+    heads : torch.Tensor
+        int32 ``[num_query_heads, 5]`` on the CPU.
+    """
+    if dtype not in _DTYPES:
+        return f"dtype must be float16 or bfloat16, got {dtype}"
+    return _refusal(_DTYPES[dtype], head_dim, heads.numpy().tobytes())
+
+
+@functools.lru_cache(maxsize=1024)
+def _refusal(dtype, head_dim, heads):
+    num_heads = len(heads) // ctypes.sizeof(_library.HeadPattern)
+    # Only sizes are looked at; the address stands for any.
+    strides = (num_heads * head_dim, head_dim, head_dim, 1)
+    tensor = _library.Tensor(256, (1, num_heads, 1, head_dim), strides, dtype, _CUDA)
+    records = ctypes.create_string_buffer(heads, len(heads))
+    call = _cuda_library.PrefillCall(
+        query=tensor,
+        key=tensor,
+        value=tensor,
+        out=tensor,
+        heads=ctypes.addressof(records),
+        num_heads=num_heads,
+    )
+    try:
+        _cuda_library.load().prefill_workspace(ctypes.byref(call), ctypes.byref(ctypes.c_size_t()))
+    except (ImportError, NotImplementedError) as error:
+        return str(error)
+    return ""
+
+
+def prefill(
+    query, key, value, heads, sequences, softmax_scale, causal, fallback, want_lse, out, want_statistics
+):
+    if not causal:
+        raise NotImplementedError("causal must be True on CUDA, got False")
+    device = query.device
+    query, query_tensor = _describe(query, "query", device)
+    key, key_tensor = _describe(key, "key", device)
+    value, value_tensor = _describe(value, "value", device)
+    batch, num_heads, q_len, _ = query.shape
+    if out is None:
+        out = torch.empty(query.shape, dtype=query.dtype, device=device)
+    lse = torch.empty((batch, num_heads, q_len, 1), device=device) if want_lse else None
+    num_sequences = sequences[1] if sequences[0] else batch
+    pairs = None
+    if want_statistics:
+        pairs = torch.empty((num_sequences, num_heads), dtype=torch.int64, device=device)
+    call = _cuda_library.PrefillCall(
+        query=query_tensor,
+        key=key_tensor,
+        value=value_tensor,
+        out=_tensor(out),
+        lse=_tensor(lse) if want_lse else _ABSENT,
+        softmax_scale=softmax_scale,
+        fallback=fallback,
+        sequences=sequences[0],
+        num_sequences=sequences[1],
+        heads=heads[0],
+        num_heads=heads[1],
+        pairs=pairs.data_ptr() if want_statistics else None,
+    )
+    if not want_statistics:
+        run("prefill", call, device)
+        return out, lse[..., 0] if want_lse else None, None
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    stream = torch.cuda.current_stream(device)
+    begin.record(stream)
+    run("prefill", call, device)
+    end.record(stream)
+    pairs = pairs.cpu().numpy()
+    statistics = _statistics(pairs, _all_pairs(sequences, batch, q_len, key.shape[2]), heads)
+    statistics.seconds_attend = begin.elapsed_time(end) / 1000
+    return out, lse[..., 0] if want_lse else None, statistics
+
+
+def _all_pairs(sequences, batch, q_len, kv_len):
+    """Causal pairs of a head in each sequence."""
+    lengths = [(q_len, kv_len)] * batch
+    if sequences[0]:
+        records = (_library.Sequence * sequences[1]).from_address(sequences[0])
+        lengths = [(record.q_len, record.kv_len) for record in records]
+    return [q * (2 * kv - q + 1) // 2 for q, kv in lengths]
+
+
+def _statistics(pairs, all_pairs, heads):
+    """The steps are not timed apart; a head with a sparse pattern and all pairs counts as one that fell back."""
+    import numpy
+
+    records = (_library.HeadPattern * heads[1]).from_address(heads[0])
+    sparse = numpy.array([record.pattern != _library.DENSE for record in records])
+    everything = numpy.array(all_pairs, dtype=numpy.int64)[:, None]
+    return Statistics(
+        density=numpy.where(everything == 0, 0.0, pairs / numpy.maximum(everything, 1)),
+        fallback=sparse & (pairs == everything),
+        pairs=int(pairs.sum()),
+        all_pairs=int(everything.sum()) * heads[1],
+        seconds_estimate=0.0,
+        seconds_select=0.0,
+        seconds_index=0.0,
+        seconds_attend=0.0,
+    )
+
+
+def vertical_slash(query, key, value, columns, offsets, softmax_scale, causal, want_lse):
+    if not causal:
+        raise NotImplementedError("causal must be True on CUDA, got False")
+    device = query.device
+    query, key, value = (
+        _describe(tensor, name, device)[0]
+        for tensor, name in ((query, "query"), (key, "key"), (value, "value"))
+    )
+    batch, num_heads, q_len, head_dim = query.shape
+    if key.shape[0] != batch or value.shape[0] != batch:
+        raise ValueError(
+            f"key and value must have query's batch of {batch}, got {key.shape[0]} and {value.shape[0]}"
+        )
+    columns, offsets = (members.to(device, torch.int32).contiguous() for members in (columns, offsets))
+    out = torch.empty(query.shape, dtype=query.dtype, device=device)
+    lse = torch.empty((batch, num_heads, q_len, 1), device=device) if want_lse else None
+    for b in range(batch):
+        index = _vertical_slash_index(columns[b], offsets[b], q_len, key.shape[2])
+        entry = slice(b, b + 1)
+        call = _cuda_library.AttentionCall(
+            query=_tensor(query[entry]),
+            key=_tensor(key[entry]),
+            value=_tensor(value[entry]),
+            out=_tensor(out[entry]),
+            lse=_tensor(lse[entry]) if want_lse else _ABSENT,
+            softmax_scale=softmax_scale or head_dim**-0.5,
+            capacity=index.capacity,
+            heads=index.heads.data_ptr(),
+            tiles=index.tiles.data_ptr(),
+            columns=index.columns.data_ptr(),
+        )
+        run("attention", call, device)
+    return out, None if lse is None else lse[..., 0]
+
+
+class Index:
+    """Room for an index of `num_heads` heads: int32 tensors ``[num_heads, 5]``, ``[num_heads, capacity]``."""
+
+    def __init__(self, num_heads, capacity, device):
+        self.capacity = capacity
+        self.heads, self.tiles, self.columns = (
+            torch.empty((num_heads, size), dtype=torch.int32, device=device)
+            for size in (5, max(capacity.tiles, 1), max(capacity.columns, 1))
+        )
+
+
+def _vertical_slash_index(columns, offsets, q_len, kv_len):
+    """The index of one sequence; columns and offsets int32 ``[Hq, n]``, contiguous."""
+    num_heads = columns.shape[0]
+    index = Index(num_heads, _cuda_library.Capacity(-(-kv_len // 64) + 1, columns.shape[1]), columns.device)
+    call = _cuda_library.VerticalSlashCall(
+        q_len=q_len,
+        kv_len=kv_len,
+        num_heads=num_heads,
+        columns=columns.data_ptr(),
+        column_stride=columns.shape[1],
+        offsets=offsets.data_ptr(),
+        offset_stride=offsets.shape[1],
+        capacity=index.capacity,
+        index_heads=index.heads.data_ptr(),
+        tiles=index.tiles.data_ptr(),
+        index_columns=index.columns.data_ptr(),
+    )
+    run("vertical_slash", call, columns.device)
+    return index
+
+
+def estimate(query, key, softmax_scale):
+    device = query.device
+    query, key = (_describe(x, name, device)[0] for x, name in ((query, "query"), (key, "key")))
+    batch, num_heads, kv_len = query.shape[0], query.shape[1], key.shape[2]
+    sums = torch.empty((2, batch, num_heads, kv_len), device=device)
+    # A list of its own for each head: the index, which is not wanted, needs a pattern and room.
+    heads = (_library.HeadPattern * num_heads)(
+        *[_library.HeadPattern(_library.VERTICAL_SLASH, (0, 0), 0, 0)] * num_heads
+    )
+    for b in range(batch):
+        call = _cuda_library.IndexCall(
+            query=_tensor(query[b : b + 1]),
+            key=_tensor(key[b : b + 1]),
+            softmax_scale=softmax_scale,
+            fallback=_library.FALLBACK_OFF,
+            heads=ctypes.addressof(heads),
+            num_heads=num_heads,
+            column_sums=sums[0, b].data_ptr(),
+            diagonal_sums=sums[1, b].data_ptr(),
+        )
+        _cuda_library.load().index_capacity(ctypes.byref(call), ctypes.byref(call.capacity))
+        index = Index(num_heads, call.capacity, device)
+        call.index_heads = index.heads.data_ptr()
+        call.tiles, call.columns = index.tiles.data_ptr(), index.columns.data_ptr()
+        run("index", call, device)
+    return sums[0], sums[1]

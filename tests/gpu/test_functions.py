@@ -1,0 +1,185 @@
+"""The functions on CUDA tensors against the same functions on the CPU and against float64."""
+
+import numpy
+import pytest
+import torch
+from reference import ALLOWANCE, LSE_ALLOWANCE, masked_attention, naive_attention, row_error
+
+import minference
+from minference import patterns
+
+LENGTH = 2048
+
+
+def layer(
+    q_len=LENGTH, kv_len=LENGTH, heads=4, kv_heads=2, head_dim=64, dtype=torch.bfloat16, batch=2, seed=0
+):
+    generator = torch.Generator().manual_seed(seed)
+    shapes = (batch, heads, q_len), (batch, kv_heads, kv_len), (batch, kv_heads, kv_len)
+    return [torch.randn(*shape, head_dim, generator=generator).to(dtype) for shape in shapes]
+
+
+def on_gpu(tensors):
+    return [tensor.cuda() for tensor in tensors]
+
+
+def causal_mask(q_len, kv_len):
+    return torch.ones(q_len, kv_len, dtype=torch.bool).tril(kv_len - q_len)
+
+
+def require_exact(results, mask, query, key, value):
+    out, lse = (result.cpu() for result in results)
+    mask = mask.expand(*query.shape[:3], key.shape[2])
+    exact, exact_lse = masked_attention(query, key, value, mask)
+    naive, naive_lse = naive_attention(query, key, value, mask)
+    allowance = ALLOWANCE[query.dtype]
+    assert row_error(out, exact) <= 2 * row_error(naive, exact) + allowance
+    assert (lse.double() - exact_lse).abs().max() <= 2 * (naive_lse.double() - exact_lse).abs().max() + (
+        LSE_ALLOWANCE[query.dtype]
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("head_dim", [64, 96, 128])
+@pytest.mark.parametrize("q_len", [LENGTH, 300, 1])
+def test_dense_attention(dtype, head_dim, q_len):
+    tensors = layer(q_len=q_len, head_dim=head_dim, dtype=dtype)
+    results = minference.dense_attention(*on_gpu(tensors), return_lse=True)
+    assert results[0].is_cuda and results[0].dtype == dtype and results[1].dtype == torch.float32
+    require_exact(results, causal_mask(q_len, LENGTH), *tensors)
+
+
+def test_streaming_forward():
+    tensors = layer()
+    results = minference.streaming_forward(*on_gpu(tensors), 70, 300, return_lse=True)
+    position = torch.arange(LENGTH)
+    distance = position[:, None] - position
+    mask = (distance >= 0) & ((distance < 300) | (position < 70))
+    require_exact(results, mask, *tensors)
+
+
+def test_vertical_slash_equals_the_cpu():
+    tensors = layer(q_len=700)
+    generator = torch.Generator().manual_seed(1)
+    columns = torch.randint(0, LENGTH, (2, 4, 100), generator=generator)
+    offsets = torch.randint(0, LENGTH, (2, 4, 9), generator=generator)
+    expected, expected_lse = minference.vertical_slash_sparse_attention(
+        *tensors, columns, offsets, return_lse=True
+    )
+    for members in ((columns, offsets), (columns.cuda(), offsets.cuda().int())):
+        out, lse = minference.vertical_slash_sparse_attention(*on_gpu(tensors), *members, return_lse=True)
+        assert row_error(out.cpu(), expected.double()) <= 3 * ALLOWANCE[torch.bfloat16]
+        assert (lse.cpu() - expected_lse).abs().max() <= 2e-3
+
+
+def long_layer():
+    """One sequence of 4,096 tokens whose keys differ in size, so that some stand out."""
+    query, key, value = layer(4096, 4096, heads=4, kv_heads=1, head_dim=128, batch=1, seed=3)
+    sizes = torch.rand(4096, 1, generator=torch.Generator().manual_seed(4)) ** 8
+    return [query, (key.float() * (0.2 + 3 * sizes)).to(key.dtype), value]
+
+
+def test_estimate_and_select_equal_the_cpu():
+    query, key, _ = long_layer()
+    expected = minference.estimate(query, key)
+    sums = minference.estimate(query.cuda(), key.cuda())
+    for ours, theirs in zip(sums, expected):
+        torch.testing.assert_close(ours.cpu(), theirs, rtol=2e-3, atol=1e-6)
+    chosen = minference.select(sums[0][0], sums[1][0], patterns.vertical_slash(100, 200))
+    again = minference.select(sums[0][0].cpu(), sums[1][0].cpu(), patterns.vertical_slash(100, 200))
+    for ours, theirs in zip(chosen, again):
+        assert all(numpy.array_equal(a, b) for a, b in zip(ours, theirs))
+
+
+@pytest.mark.parametrize(
+    "pattern", [patterns.vertical_slash(100, 800), patterns.adaptive(0.95), patterns.a_shape(64, 512)]
+)
+def test_prefill_is_near_the_cpu_and_counts_the_same_pairs(pattern):
+    tensors = long_layer()
+    expected, theirs = minference.prefill_attention(*tensors, pattern, return_statistics=True)
+    out, ours = minference.prefill_attention(*on_gpu(tensors), pattern, return_statistics=True)
+    assert ours.all_pairs == theirs.all_pairs
+    assert ours.density.shape == theirs.density.shape == (1, 4)
+    if pattern[0] != patterns.adaptive(0.95)[0]:
+        # What a column costs beside a tile, which adaptive heads weigh, differs between the devices.
+        assert numpy.array_equal(ours.fallback, theirs.fallback)
+        assert numpy.allclose(ours.density, theirs.density, rtol=1e-3)
+        assert row_error(out.cpu(), expected.double()) <= 3 * ALLOWANCE[torch.bfloat16]
+
+
+def test_padded_batches_and_any_strides():
+    tensors = layer(batch=2)
+    sequences = [(0, 100, 1900, 100, 1900), (1, 0, 2000, 0, 2000)]
+    expected = minference.prefill_attention(*tensors, patterns.dense(), sequences=sequences)
+    # [B, length, H, D + 1] has rows that no copy engine takes.
+    odd = [
+        torch.nn.functional.pad(x.transpose(1, 2), (0, 1)).cuda()[..., :64].transpose(1, 2) for x in tensors
+    ]
+    out = minference.prefill_attention(*odd, patterns.dense(), sequences=sequences)
+    assert (out[0, :, :100] == 0).all() and (out[1, :, 2000:] == 0).all()
+    assert (
+        row_error(out.cpu()[1:, :, :2000], expected[1:, :, :2000].double()) <= 3 * ALLOWANCE[torch.bfloat16]
+    )
+    assert (
+        row_error(out.cpu()[:1, :, 100:2000], expected[:1, :, 100:2000].double())
+        <= 3 * ALLOWANCE[torch.bfloat16]
+    )
+
+
+def test_work_goes_to_the_current_stream():
+    tensors = on_gpu(layer())
+    expected = minference.dense_attention(*tensors)
+    torch.cuda.synchronize()
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        query = tensors[0] * 1.0
+        for _ in range(5):
+            out = minference.dense_attention(query, *tensors[1:])
+    stream.synchronize()
+    assert torch.equal(out, expected)
+
+
+def test_a_layer_in_a_graph():
+    tensors = on_gpu(long_layer())
+    expected = minference.prefill_attention(*tensors, patterns.vertical_slash(100, 800))
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        out = minference.prefill_attention(*tensors, patterns.vertical_slash(100, 800))
+    out.zero_()
+    graph.replay()
+    torch.cuda.synchronize()
+    assert torch.equal(out, expected)
+
+
+def test_compiled():
+    tensors = on_gpu(long_layer())
+    compiled = torch.compile(
+        lambda *x: minference.prefill_attention(*x, patterns.vertical_slash(100, 800)),
+        backend="aot_eager",
+        fullgraph=True,
+    )
+    expected = minference.prefill_attention(*tensors, patterns.vertical_slash(100, 800))
+    assert torch.equal(compiled(*tensors), expected)
+
+
+@pytest.mark.parametrize(
+    "change, error, message",
+    [
+        (lambda q, k, v: (q, k.cpu(), v), ValueError, "key must be on query's device cuda:0, got cpu"),
+        (lambda q, k, v: (q, k, v.half()), ValueError, "value.dtype must be"),
+        (
+            lambda q, k, v: (q.float(), k.float(), v.float()),
+            NotImplementedError,
+            "must have dtype float16 or bfloat16 on CUDA",
+        ),
+        (lambda q, k, v: (q[..., :40], k[..., :40], v[..., :40]), NotImplementedError, "64, 96 or 128, .*40"),
+    ],
+)
+def test_bad_arguments_are_named(change, error, message):
+    with pytest.raises(error, match=message):
+        minference.dense_attention(*change(*on_gpu(layer())))
+
+
+def test_non_causal_is_refused():
+    with pytest.raises(NotImplementedError, match="causal must be True on CUDA, got False"):
+        minference.dense_attention(*on_gpu(layer()), causal=False)

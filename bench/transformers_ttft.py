@@ -4,8 +4,9 @@
     python bench/transformers_ttft.py                                  # all parts at 32K tokens: about 30 minutes
     python bench/transformers_ttft.py --parts first_token --lengths 131072 --repeats 1      # dense: 10 minutes
     python bench/transformers_ttft.py --parts short --pairs 31
+    python bench/transformers_ttft.py --device cuda --parts first_token answers --lengths 32768 131072
 
-Parts, each written to OUTPUT/transformers_PART.json:
+Parts, each written to OUTPUT/transformers_PART.json, or transformers_PART_cuda.json:
     first_token   time to first token and peak memory, every run in a process of its own, attentions in turn
     answers       needle prompts answered right, density, kept attention mass
     short         prompts of 16 to 4096 tokens, patched and unpatched in turn: median ratio, bootstrap interval
@@ -58,12 +59,15 @@ def token_ids_of(tokenizer, length: int) -> list[int]:
 # ---- first_token -----------------------------------------------------------------------------------------------------
 
 
-def first_token_in_this_process(attention: str, length: int) -> dict:
-    model, tokenizer = needle.load()
+def first_token_in_this_process(attention: str, length: int, device: str) -> dict:
+    model, tokenizer = needle.load(device=device)
     token_ids = token_ids_of(tokenizer, length)
 
     def measure():
         answer(model, token_ids[:WARM_UP_TOKENS], 2)
+        if device == "cuda":
+            # The first pass of a length also pays for memory and for choices of kernels.
+            answer(model, token_ids, 1)
         return answer(model, token_ids, 1).seconds_to_first_token
 
     if attention == "floor":
@@ -72,12 +76,16 @@ def first_token_in_this_process(attention: str, length: int) -> dict:
     else:
         patched(model, attention)
         seconds = measure()
-    peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {"seconds": seconds, "peak_mib": peak_kib / 1024, "tokens": len(token_ids)}
+    if device == "cuda":
+        peak_mib = torch.cuda.max_memory_allocated() / 2**20
+    else:
+        peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {"seconds": seconds, "peak_mib": peak_mib, "tokens": len(token_ids)}
 
 
-def first_token_in_a_process(attention: str, length: int, threads: int) -> dict:
-    command = [sys.executable, __file__, "--run", attention, str(length), "--threads", str(threads)]
+def first_token_in_a_process(attention: str, length: int, args) -> dict:
+    command = [sys.executable, __file__, "--run", attention, str(length)]
+    command += ["--threads", str(args.threads), "--device", args.device]
     return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
@@ -87,9 +95,9 @@ def first_token(args) -> list[dict]:
         runs: dict[str, list[dict]] = {name: [] for name in args.attentions}
         for i in range(args.repeats):
             for name in args.attentions:
-                # Dense attention takes many times longer and varies less: one run will do.
-                if name != "sdpa" or i == 0:
-                    runs[name].append(first_token_in_a_process(name, length, args.threads))
+                # Dense attention on a CPU takes many times longer and varies less: one run will do.
+                if name != "sdpa" or i == 0 or args.device == "cuda":
+                    runs[name].append(first_token_in_a_process(name, length, args))
                     print(length, name, runs[name][-1], file=sys.stderr, flush=True)
         seconds = {name: statistics.median(run["seconds"] for run in runs[name]) for name in runs}
         for name in args.attentions:
@@ -117,7 +125,7 @@ def is_right(model, tokenizer, prompt) -> bool:
 
 
 def answers(args) -> list[dict]:
-    model, tokenizer = needle.load()
+    model, tokenizer = needle.load(device=args.device)
     rows = []
     for length in args.lengths:
         for name in ("minference", "adaptive", "sdpa"):
@@ -194,13 +202,15 @@ def compare(pairs: int, measure) -> dict:
 
 @torch.inference_mode()
 def short(args) -> list[dict]:
-    models = [needle.load()[0], patched(needle.load()[0], "minference")]
+    models = [needle.load(device=args.device)[0], patched(needle.load(device=args.device)[0], "minference")]
     tokenizer = needle.load()[1]
-    token_ids = torch.tensor([token_ids_of(tokenizer, 2 * max(SHORT_LENGTHS))])
+    token_ids = torch.tensor([token_ids_of(tokenizer, 2 * max(SHORT_LENGTHS))], device=args.device)
 
     def forward(which: int, length: int) -> float:
         begin = time.perf_counter()
         models[which](token_ids[:, :length], use_cache=True, logits_to_keep=1)
+        if token_ids.is_cuda:
+            torch.cuda.synchronize()
         return time.perf_counter() - begin
 
     rows = []
@@ -215,11 +225,11 @@ def short(args) -> list[dict]:
 @torch.inference_mode()
 def decode(args) -> list[dict]:
     """Both models continue the same cache, which the patched one filled."""
-    models = [needle.load()[0], patched(needle.load()[0], "minference")]
+    models = [needle.load(device=args.device)[0], patched(needle.load(device=args.device)[0], "minference")]
     tokenizer = needle.load()[1]
     rows = []
     for length in args.lengths:
-        token_ids = torch.tensor([token_ids_of(tokenizer, length)])
+        token_ids = torch.tensor([token_ids_of(tokenizer, length)], device=args.device)
         out = models[1](token_ids, use_cache=True, logits_to_keep=1)
         cache, first = out.past_key_values, out.logits[:, -1].argmax(-1, keepdim=True)
 
@@ -229,6 +239,8 @@ def decode(args) -> list[dict]:
             for _ in range(args.decode_tokens):
                 logits = models[which](token, past_key_values=cache, use_cache=True).logits
                 token = logits[:, -1].argmax(-1, keepdim=True)
+            if token.is_cuda:
+                torch.cuda.synchronize()
             seconds = time.perf_counter() - begin
             cache.crop(-args.decode_tokens)
             return seconds / args.decode_tokens
@@ -256,6 +268,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--attentions", nargs="+", choices=ATTENTIONS, default=["floor", "minference", "adaptive", "sdpa"]
     )
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--repeats", type=int, default=3, help="first_token: runs of each attention but sdpa")
     parser.add_argument("--prompts", type=int, default=50, help="answers: prompts for sparse attention")
@@ -285,13 +298,14 @@ def main() -> None:
     transformers.utils.logging.set_verbosity_error()
     torch.set_num_threads(args.threads)
     if args.run:
-        print(json.dumps(first_token_in_this_process(args.run[0], int(args.run[1]))))
+        print(json.dumps(first_token_in_this_process(args.run[0], int(args.run[1]), args.device)))
         return
     measures = {"first_token": first_token, "answers": answers, "short": short, "decode": decode}
     args.output.mkdir(parents=True, exist_ok=True)
     for part in args.parts:
         result = describe(TITLES[part], args.threads, measures[part](args))
-        path = args.output / f"transformers_{part}.json"
+        suffix = "" if args.device == "cpu" else f"_{args.device}"
+        path = args.output / f"transformers_{part}{suffix}.json"
         path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
         print(path)
 

@@ -18,29 +18,23 @@ from __future__ import annotations
 import argparse
 import json
 import resource
-import statistics
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import torch
 import transformers
+import ttft
 
 from minference import MInference, record
-from minference.cli.machine import describe
 from minference.config import DEFAULT_SHARE
 from minference.greedy import answer, attention_left_out
 from minference.needle import model as needle
-from minference.needle.prompts import TASKS, answer_tokens, make_prompt
+from minference.needle.prompts import answer_tokens
 
-PARTS = ("first_token", "answers", "short", "decode")
 # "floor" leaves attention out: see minference.greedy.
 ATTENTIONS = ("floor", "minference", "adaptive", "dense", "sdpa")
-# The tasks that the model solves: see models/needle/README.md.
-SOLVED_TASKS = [task for task in TASKS if task != "variables"]
-SHORT_LENGTHS = [16, 32, 64, 128, 256, 512, 1024, 2048, 4096]
 WARM_UP_TOKENS = 1024
 
 
@@ -52,16 +46,12 @@ def patched(model, attention: str):
     return MInference("dense" if attention == "dense" else "minference", attn_kwargs=options)(model)
 
 
-def token_ids_of(tokenizer, length: int) -> list[int]:
-    return tokenizer(make_prompt(tokenizer, "multikey", length, 0).text).input_ids
-
-
 # ---- first_token -----------------------------------------------------------------------------------------------------
 
 
 def first_token_in_this_process(attention: str, length: int, device: str) -> dict:
     model, tokenizer = needle.load(device=device)
-    token_ids = token_ids_of(tokenizer, length)
+    token_ids = ttft.token_ids_of(tokenizer, length)
 
     def measure():
         answer(model, token_ids[:WARM_UP_TOKENS], 2)
@@ -99,20 +89,11 @@ def first_token(args) -> list[dict]:
                 if name != "sdpa" or i == 0 or args.device == "cuda":
                     runs[name].append(first_token_in_a_process(name, length, args))
                     print(length, name, runs[name][-1], file=sys.stderr, flush=True)
-        seconds = {name: statistics.median(run["seconds"] for run in runs[name]) for name in runs}
-        for name in args.attentions:
-            row = {"tokens": runs[name][0]["tokens"], "attention": name, "seconds": round(seconds[name], 3)}
-            row["runs"] = len(runs[name])
-            row["peak_mib"] = round(max(run["peak_mib"] for run in runs[name]))
-            if {"floor", "sdpa"} <= runs.keys():
-                row["sooner"] = round(seconds["sdpa"] / seconds[name], 2)
-                attention_seconds = seconds[name] - seconds["floor"]
-                row["attention_seconds"] = round(attention_seconds, 3)
-                if name != "floor":
-                    row["attention_sooner"] = round(
-                        (seconds["sdpa"] - seconds["floor"]) / attention_seconds, 1
-                    )
-            rows.append(row)
+        seconds = {name: [run["seconds"] for run in runs[name]] for name in runs}
+        for row in ttft.first_token_rows(seconds, "sdpa"):
+            own = runs[row["attention"]]
+            peak_mib = round(max(run["peak_mib"] for run in own))
+            rows.append({"tokens": own[0]["tokens"]} | row | {"peak_mib": peak_mib})
     return rows
 
 
@@ -130,9 +111,7 @@ def answers(args) -> list[dict]:
     for length in args.lengths:
         for name in ("minference", "adaptive", "sdpa"):
             count = args.dense_prompts if name == "sdpa" else args.prompts
-            prompts = [
-                make_prompt(tokenizer, SOLVED_TASKS[i % len(SOLVED_TASKS)], length, i) for i in range(count)
-            ]
+            prompts = ttft.solved_prompts(tokenizer, length, count)
             if name == "sdpa":
                 right = sum(is_right(model, tokenizer, prompt) for prompt in prompts)
                 rows.append({"length": length, "attention": name, "right": right, "prompts": count})
@@ -173,38 +152,11 @@ def sparse_answers(model, tokenizer, attention: str, prompts, args) -> dict:
 # ---- short and decode: patched and unpatched in turn -------------------------------------------------------------------
 
 
-def interval_of_median(ratios: list[float], resamples: int = 10_000) -> tuple[float, float]:
-    """95 % percentile bootstrap (Efron 1979) of the median, always with the same resamples."""
-    rng = np.random.default_rng(0)
-    values = np.asarray(ratios)
-    medians = np.median(values[rng.integers(0, len(values), (resamples, len(values)))], axis=1)
-    low, high = np.percentile(medians, [2.5, 97.5])
-    return float(low), float(high)
-
-
-def compare(pairs: int, measure) -> dict:
-    """`measure(i)` gives the seconds of model i, 0 unpatched and 1 patched; the order turns with every pair."""
-    times: list[list[float]] = [[], []]
-    for pair in range(pairs):
-        for which in (0, 1) if pair % 2 else (1, 0):
-            times[which].append(measure(which))
-    ratios = [after / before for before, after in zip(*times)]
-    low, high = interval_of_median(ratios)
-    return {
-        "unpatched_ms": round(1e3 * statistics.median(times[0]), 3),
-        "patched_ms": round(1e3 * statistics.median(times[1]), 3),
-        "ratio": round(statistics.median(ratios), 4),
-        "ratio_low": round(low, 4),
-        "ratio_high": round(high, 4),
-        "pairs": pairs,
-    }
-
-
 @torch.inference_mode()
 def short(args) -> list[dict]:
     models = [needle.load(device=args.device)[0], patched(needle.load(device=args.device)[0], "minference")]
     tokenizer = needle.load()[1]
-    token_ids = torch.tensor([token_ids_of(tokenizer, 2 * max(SHORT_LENGTHS))], device=args.device)
+    token_ids = torch.tensor([ttft.token_ids_of(tokenizer, 2 * max(ttft.SHORT_LENGTHS))], device=args.device)
 
     def forward(which: int, length: int) -> float:
         begin = time.perf_counter()
@@ -214,10 +166,10 @@ def short(args) -> list[dict]:
         return time.perf_counter() - begin
 
     rows = []
-    for length in SHORT_LENGTHS:
+    for length in ttft.SHORT_LENGTHS:
         for which in (0, 1, 0, 1):
             forward(which, length)
-        rows.append({"tokens": length} | compare(args.pairs, lambda which, n=length: forward(which, n)))
+        rows.append({"tokens": length} | ttft.compare(args.pairs, lambda which, n=length: forward(which, n)))
         print(rows[-1], file=sys.stderr, flush=True)
     return rows
 
@@ -229,7 +181,7 @@ def decode(args) -> list[dict]:
     tokenizer = needle.load()[1]
     rows = []
     for length in args.lengths:
-        token_ids = torch.tensor([token_ids_of(tokenizer, length)], device=args.device)
+        token_ids = torch.tensor([ttft.token_ids_of(tokenizer, length)], device=args.device)
         out = models[1](token_ids, use_cache=True, logits_to_keep=1)
         cache, first = out.past_key_values, out.logits[:, -1].argmax(-1, keepdim=True)
 
@@ -247,7 +199,7 @@ def decode(args) -> list[dict]:
 
         for which in (0, 1):
             generate(which)
-        row = {"context": token_ids.shape[1]} | compare(args.decode_pairs, generate)
+        row = {"context": token_ids.shape[1]} | ttft.compare(args.decode_pairs, generate)
         row["unpatched_tokens_per_second"] = round(1e3 / row["unpatched_ms"], 1)
         row["patched_tokens_per_second"] = round(1e3 / row["patched_ms"], 1)
         row["rate_ratio"] = round(1 / row["ratio"], 4)
@@ -259,37 +211,28 @@ def decode(args) -> list[dict]:
 # ------------------------------------------------------------------------------------------------------------------------
 
 
+PARTS = {
+    "first_token": ("Time to first token and peak memory in transformers, embedded model", first_token),
+    "answers": ("Needle prompts answered in transformers, embedded model", answers),
+    "short": ("Short prompts in transformers, patched over unpatched, embedded model", short),
+    "decode": ("Decoding in transformers, patched over unpatched, embedded model", decode),
+}
+
+
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART")
+    parser = ttft.parser(__doc__, PARTS)
     parser.add_argument("--lengths", nargs="+", type=int, default=[32768], metavar="TOKENS")
     parser.add_argument(
         "--attentions", nargs="+", choices=ATTENTIONS, default=["floor", "minference", "adaptive", "sdpa"]
     )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--repeats", type=int, default=3, help="first_token: runs of each attention but sdpa")
-    parser.add_argument("--prompts", type=int, default=50, help="answers: prompts for sparse attention")
-    parser.add_argument("--dense-prompts", type=int, default=5, help="answers: prompts for SDPA")
     parser.add_argument(
         "--mass-prompts", type=int, default=5, help="answers: prompts whose kept mass is measured"
     )
-    parser.add_argument("--pairs", type=int, default=31, help="short: pairs a length")
     parser.add_argument("--decode-pairs", type=int, default=7, help="decode: pairs")
     parser.add_argument("--decode-tokens", type=int, default=32, help="decode: tokens a run")
-    parser.add_argument("--output", type=Path, default=Path("bench/results"), help="folder for result files")
     parser.add_argument("--run", nargs=2, metavar=("ATTENTION", "TOKENS"), help=argparse.SUPPRESS)
     return parser.parse_args()
-
-
-TITLES = {
-    "first_token": "Time to first token and peak memory in transformers, embedded model",
-    "answers": "Needle prompts answered in transformers, embedded model",
-    "short": "Short prompts in transformers, patched over unpatched, embedded model",
-    "decode": "Decoding in transformers, patched over unpatched, embedded model",
-}
 
 
 def main() -> None:
@@ -300,14 +243,10 @@ def main() -> None:
     if args.run:
         print(json.dumps(first_token_in_this_process(args.run[0], int(args.run[1]), args.device)))
         return
-    measures = {"first_token": first_token, "answers": answers, "short": short, "decode": decode}
-    args.output.mkdir(parents=True, exist_ok=True)
     for part in args.parts:
-        result = describe(TITLES[part], args.threads, measures[part](args))
+        title, measure = PARTS[part]
         suffix = "" if args.device == "cpu" else f"_{args.device}"
-        path = args.output / f"transformers_{part}{suffix}.json"
-        path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-        print(path)
+        ttft.write(args.output, f"transformers_{part}{suffix}", title, args.threads, measure(args))
 
 
 if __name__ == "__main__":

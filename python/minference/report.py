@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import time
 
+import numpy as np
 import torch
 
 from . import _calls, _library, patterns
 from .patch import _attention_modules
+from .vllm import engine
 
 # Rows that kept_mass_last is about: as many as estimation looks at.
 _LAST_ROWS = 64
@@ -64,6 +66,25 @@ class LayerReport:
         self._rows += rows.shape[1]
         self.kept_mass_last = torch.cat([rows[:, -_LAST_ROWS:] for rows in real], dim=1).mean(1).numpy()
 
+    def as_numbers(self):
+        """The attributes, arrays as lists: what can be sent to another process."""
+        return {
+            name: value.tolist() if isinstance(value, np.ndarray) else value
+            for name, value in vars(self).items()
+            if not name.startswith("_")
+        }
+
+    @classmethod
+    def of_ranks(cls, ranks):
+        """One layer from the numbers of the tensor-parallel ranks that divide its heads, in order."""
+        whole = cls(ranks[0]["layer"])
+        whole.calls = ranks[0]["calls"]
+        whole.seconds = max(rank["seconds"] for rank in ranks)
+        for name in ("density", "fallback", "kept_mass", "kept_mass_last"):
+            if ranks[0][name] is not None:
+                setattr(whole, name, np.concatenate([rank[name] for rank in ranks]))
+        return whole
+
 
 def _running_mean(mean, weight, value, value_weight):
     if not weight:
@@ -108,9 +129,11 @@ class Report:
         return sum(layer.seconds for layer in self.layers)
 
 
-class _Recorder:
+class Recorder:
+    """Computes a plan's layer calls in the library's place of `_calls.prefill`, and adds them to a `LayerReport`."""
+
     def __init__(self, report, kept_mass):
-        self._report = report
+        self.report = report
         self._kept_mass = kept_mass
 
     def __call__(self, plan, query, key, value, call, scale, out):
@@ -130,9 +153,9 @@ class _Recorder:
             want_statistics=True,
         )
         seconds = time.perf_counter() - begin
-        self._report._add(seconds, statistics, call.sequences)
+        self.report._add(seconds, statistics, call.sequences)
         if self._kept_mass:
-            self._report._add_mass(self._mass(plan, query, key, value, call, scale, lse), call.sequences)
+            self.report._add_mass(self._mass(plan, query, key, value, call, scale, lse), call.sequences)
 
     @staticmethod
     def _mass(plan, query, key, value, call, scale, lse):
@@ -152,7 +175,7 @@ def record(model, kept_mass=False):
 
     Parameters
     ----------
-    model : transformers.PreTrainedModel
+    model : transformers.PreTrainedModel or vllm.LLM
         Patched by `MInference`.
     kept_mass : bool
         Measure how much of the exact attention mass the computed pairs hold: one more, dense, attention a
@@ -161,6 +184,7 @@ def record(model, kept_mass=False):
     Yields
     ------
     Report
+        That of an engine is empty until the block ends.
 
     Examples
     --------
@@ -168,6 +192,10 @@ def record(model, kept_mass=False):
     ...     model(input_ids, logits_to_keep=1)
     >>> report.density, report.kept_mass, report.layers[0].density  # doctest: +SKIP
     """
+    if engine.is_engine(model):
+        with engine.record(model, kept_mass) as report:
+            yield report
+        return
     plans = [
         module._minference
         for _, module in sorted(_attention_modules(model).items())
@@ -180,7 +208,7 @@ def record(model, kept_mass=False):
     report = Report([LayerReport(plan.layer) for plan in plans])
     outer = [plan.recorder for plan in plans]
     for plan, layer in zip(plans, report.layers):
-        plan.recorder = _Recorder(layer, kept_mass)
+        plan.recorder = Recorder(layer, kept_mass)
     try:
         yield report
     finally:

@@ -7,7 +7,7 @@ import types
 import pytest
 import torch
 
-from minference import MInference, restore
+from minference import MInference, record, restore
 from minference.vllm.paged import PACKINGS, gather
 from minference.vllm.rules import refusal, slice_of_rank
 
@@ -124,7 +124,9 @@ class FakeEngine:
         )
 
     def collective_rpc(self, method, kwargs):
-        self.calls.append((method, kwargs))
+        assert method == "minference"
+        arguments = dict(kwargs)
+        self.calls.append((arguments.pop("name"), arguments))
         if isinstance(self.report, Exception):
             raise self.report
         return [self.report]
@@ -146,19 +148,19 @@ def test_an_engine_gets_the_patterns_and_forgets_its_prefixes(llm, attn_type):
     adaptive = [4, 0, 0, 0, 950000]
     assert llm.calls == [
         "reset_prefix_cache",
-        ("minference_enable", {"layers": [[adaptive] * 4] * 2, "fallback": 0}),
+        ("enable", {"layers": [[adaptive] * 4] * 2, "fallback": 0}),
     ]
 
 
 def test_options_reach_an_engine(llm):
     MInference("vllm_a_shape", attn_kwargs={"n_init": 1, "n_local": 2, "fallback": "off"})(llm)
-    assert llm.calls[-1] == ("minference_enable", {"layers": [[[1, 1, 2, 0, 0]] * 4] * 2, "fallback": 1})
+    assert llm.calls[-1] == ("enable", {"layers": [[[1, 1, 2, 0, 0]] * 4] * 2, "fallback": 1})
 
 
 @pytest.mark.parametrize("undo", [restore, MInference("hf")])
 def test_undoing_forgets_the_sparse_prefixes(llm, undo):
     assert undo(llm) is llm
-    assert llm.calls == [("minference_disable", {}), "reset_prefix_cache"]
+    assert llm.calls == ["reset_prefix_cache", ("disable", {})]
 
 
 def test_patterns_of_another_model(llm):
@@ -168,7 +170,7 @@ def test_patterns_of_another_model(llm):
 
 
 def test_an_engine_without_the_plugin(llm):
-    llm.report = Exception("call failed: 'Worker' object has no attribute 'minference_enable'")
+    llm.report = Exception("call failed: 'Worker' object has no attribute 'minference'")
     with pytest.raises(RuntimeError, match="install minference-cpp in their environment"):
         MInference("vllm")(llm)
 
@@ -179,11 +181,50 @@ def test_a_model_without_a_layer_that_is_computed(llm):
         MInference("vllm")(llm)
 
 
-def test_a_busy_engine(llm):
+@pytest.mark.parametrize("change", [MInference("vllm"), restore])
+def test_a_busy_engine_stays_as_it_was(llm, change):
     llm.idle = False
     with pytest.raises(RuntimeError, match="llm must be idle"):
-        MInference("vllm")(llm)
+        change(llm)
     assert llm.calls == ["reset_prefix_cache"]
+
+
+def numbers(layer, density, seconds):
+    """What a rank reports of a layer with its 2 of the 4 heads."""
+    return {
+        "layer": layer,
+        "calls": 3,
+        "seconds": seconds,
+        "density": density,
+        "fallback": [0.0, 1.0],
+        "kept_mass": None,
+        "kept_mass_last": None,
+    }
+
+
+def test_records_of_all_ranks_and_layers_are_put_together(llm, monkeypatch):
+    reports = {
+        "start_recording": [2, 2],
+        "stop_recording": [
+            [numbers(1, [0.1, 0.2], 1.0), numbers(0, [0.5, 0.5], 1.0)],
+            [numbers(1, [0.3, 0.4], 2.0), numbers(0, [0.5, 0.5], 2.0)],
+        ],
+    }
+    monkeypatch.setattr(llm, "collective_rpc", lambda method, kwargs: reports[kwargs["name"]])
+    with record(llm) as report:
+        assert report.layers == [] and report.density is None
+    assert [layer.layer for layer in report.layers] == [0, 1]
+    assert report.layers[1].density.tolist() == [0.1, 0.2, 0.3, 0.4]
+    assert report.layers[1].fallback.tolist() == [0, 1, 0, 1]
+    assert report.density == pytest.approx((0.5 + 0.25) / 2)
+    assert report.layers[0].calls == 3 and report.seconds == 4 and report.kept_mass is None
+
+
+def test_an_engine_that_is_not_patched_has_no_record(llm, monkeypatch):
+    monkeypatch.setattr(llm, "collective_rpc", lambda method, kwargs: [0])
+    with pytest.raises(ValueError, match="must be patched by MInference"):
+        with record(llm):
+            pass
 
 
 def test_members_that_would_stay_from_call_to_call(llm):

@@ -16,16 +16,26 @@ MIN_ROWS = 64
 
 @dataclasses.dataclass(frozen=True)
 class _Chunk:
-    """One request's part of a batch: query rows [begin, end), the last of kv_len tokens."""
+    """One request's part of a batch: query rows [begin, end), the last of kv_len tokens.
+
+    Recorders take it for a layer call (`call_mask.CallMask`) that is one whole sequence without a window.
+    """
 
     request: int
     begin: int
     end: int
     kv_len: int
 
+    window = 0
+    where = (None, 0)
+
     @property
     def q_len(self):
         return self.end - self.begin
+
+    @property
+    def sequences(self):
+        return [(0, 0, self.q_len, 0, self.kv_len)]
 
 
 class _Batch:
@@ -103,13 +113,23 @@ class LayerAttention:
         int32 ``[num_query_heads of this rank, 5]``.
     fallback : int
         FALLBACK_AUTO or FALLBACK_OFF.
+
+    Attributes
+    ----------
+    recorder : object or None
+        Called with each chunk while `minference.record` is active.
     """
 
     def __init__(self, impl, heads, fallback):
         self._impl = impl
         self._dense = type(impl).forward.__get__(impl)
-        self._heads = heads
-        self._fallback = fallback
+        self.heads = heads
+        self.fallback = fallback
+        self.recorder = None
+
+    def heads_for(self, window):
+        """Address and count of the patterns; layers with a window are never taken."""
+        return self.heads.data_ptr(), len(self.heads)
 
     def __call__(
         self,
@@ -160,15 +180,10 @@ class LayerAttention:
             keys, values = key[rows].transpose(0, 1), value[rows].transpose(0, 1)
         else:
             keys, values = gather(kv_cache, block_table[chunk.request], chunk.kv_len, packing)
-        _calls.prefill(
-            query[rows].transpose(0, 1)[None],
-            keys[None],
-            values[None],
-            (self._heads.data_ptr(), len(self._heads)),
-            (None, 0),
-            self._impl.scale,
-            True,
-            self._fallback,
-            False,
-            out=output[rows].transpose(0, 1)[None],
-        )
+        query, out = (x[rows].transpose(0, 1)[None] for x in (query, output))
+        keys, values, scale = keys[None], values[None], self._impl.scale
+        if self.recorder is not None:
+            self.recorder(self, query, keys, values, chunk, scale, out)
+            return
+        heads = self.heads_for(chunk.window)
+        _calls.prefill(query, keys, values, heads, chunk.where, scale, True, self.fallback, False, out=out)

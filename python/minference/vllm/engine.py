@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 
 from .layers import layers_of
@@ -13,11 +14,12 @@ def is_engine(model):
     return vllm is not None and isinstance(model, vllm.LLM)
 
 
-def _call(llm, method, **kwargs):
+def _call(llm, function, **arguments):
+    """What `worker.function` returns in each worker."""
     try:
-        return llm.collective_rpc(method, kwargs=kwargs)
+        return llm.collective_rpc("minference", kwargs={"name": function, **arguments})
     except Exception as error:
-        if "no attribute" in str(error) and method in str(error):
+        if "no attribute 'minference'" in str(error):
             raise RuntimeError(
                 "the plugin minference must be loaded in the engine's processes: install minference-cpp in their "
                 "environment, and let VLLM_PLUGINS name minference where it is set"
@@ -35,7 +37,7 @@ def enable(llm, config):
     """Switch a running engine as a `MInferenceConfig` says; returns it."""
     layers, fallback = layers_of(config, llm.model_config)
     _forget_prefixes(llm)
-    reports = _call(llm, "minference_enable", layers=layers, fallback=fallback)
+    reports = _call(llm, "enable", layers=layers, fallback=fallback)
     if not any(report["taken"] for report in reports):
         reasons = sorted({reason for report in reports for reason in report["refused"]})
         raise NotImplementedError(
@@ -46,6 +48,24 @@ def enable(llm, config):
 
 def restore(llm):
     """Undo `enable`: every layer attends as the engine made it."""
-    _call(llm, "minference_disable")
     _forget_prefixes(llm)
+    _call(llm, "disable")
     return llm
+
+
+@contextlib.contextmanager
+def record(llm, kept_mass):
+    """`minference.record` for an engine."""
+    from ..report import LayerReport, Report
+
+    if not sum(_call(llm, "start_recording", kept_mass=kept_mass)):
+        raise ValueError("model must be patched by MInference, got one that is not")
+    report = Report([])
+    try:
+        yield report
+    finally:
+        by_layer = {}
+        for rank in _call(llm, "stop_recording"):
+            for numbers in rank:
+                by_layer.setdefault(numbers["layer"], []).append(numbers)
+        report.layers = [LayerReport.of_ranks(ranks) for _, ranks in sorted(by_layer.items())]

@@ -10,6 +10,7 @@ from vllm.model_executor.layers.attention import Attention
 from vllm.model_executor.models.utils import extract_layer_index
 
 from .._context import use_openmp_threads
+from ..report import LayerReport, Recorder
 from .attention import MIN_ROWS, LayerAttention
 from .rules import refusal, slice_of_rank
 
@@ -48,18 +49,46 @@ def enable(vllm_config, layers, fallback, names=None):
             taken += 1
         else:
             refused[reason] = refused.get(reason, 0) + 1
-    _logger.info(
-        "MInference prefills chunks of at least %d tokens in %d layers; shorter ones and decoding run as before.",
-        MIN_ROWS,
-        taken,
-    )
-    for reason, count in refused.items():
-        _logger.warning("MInference leaves %d layers as they were: %s.", count, reason)
+    if taken:
+        _logger.info(
+            "MInference prefills chunks of at least %d tokens in %d layers; shorter ones and decoding run as before.",
+            MIN_ROWS,
+            taken,
+        )
+    for reason in refused:
+        # Models of several kinds of layers come here once a kind.
+        _logger.warning_once("MInference leaves layers as they were: %s.", reason)
     return {"taken": taken, "refused": refused}
 
 
 def disable(vllm_config, names=None):
     """These layers, or all, attend as the engine made them."""
-    for layer in get_layers_from_vllm_config(vllm_config, Attention, names).values():
-        if isinstance(vars(layer.impl).get("forward"), LayerAttention):
-            del layer.impl.forward
+    for _, impl in _taken(vllm_config, names):
+        del impl.forward
+
+
+def start_recording(vllm_config, kept_mass):
+    """Record what the library computes from now on, as `minference.record` does; returns the number of layers."""
+    taken = _taken(vllm_config)
+    for name, impl in taken:
+        impl.forward.recorder = Recorder(LayerReport(extract_layer_index(name)), kept_mass)
+    return len(taken)
+
+
+def stop_recording(vllm_config):
+    """The attributes of each layer's `LayerReport`, arrays as lists, for this rank's heads."""
+    reports = []
+    for _, impl in _taken(vllm_config):
+        reports.append(impl.forward.recorder.report.as_numbers())
+        impl.forward.recorder = None
+    return reports
+
+
+def _taken(vllm_config, names=None):
+    """Name and implementation of the layers that the library prefills, among these or all."""
+    layers = get_layers_from_vllm_config(vllm_config, Attention, names)
+    return [
+        (name, layer.impl)
+        for name, layer in layers.items()
+        if isinstance(vars(layer.impl).get("forward"), LayerAttention)
+    ]

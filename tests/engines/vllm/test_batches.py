@@ -13,7 +13,7 @@ os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
 
 from vllm import LLM, SamplingParams  # noqa: E402
 
-from minference import MInference, restore  # noqa: E402
+from minference import MInference, record, restore  # noqa: E402
 from minference.needle.model import folder  # noqa: E402
 from minference.needle.prompts import answer_tokens, make_prompt  # noqa: E402
 from minference.vllm import attention  # noqa: E402
@@ -141,6 +141,25 @@ def test_answers(engine, attn_type):
     for needle, answer in zip(needles, answers):
         expected = answer_tokens(tokenizer, needle)
         assert answer[: len(expected)] == expected
+
+
+def test_records_what_each_layer_computed(engine):
+    """Windows of 300 tokens and the first 100: the pairs of every chunk, counted."""
+    with pytest.raises(ValueError, match="must be patched"):
+        with record(engine):
+            pass
+    MInference("vllm_a_shape", attn_kwargs={"n_init": 100, "n_local": 300, "fallback": "off"})(engine)
+    with record(engine, kept_mass=True) as report:
+        generate(engine, [prompt(2500, 50)])
+    unrecorded = generate(engine, [prompt(2500, 51)])
+    with record(engine):
+        assert generate(engine, [prompt(2500, 51)]) == unrecorded
+    restore(engine)
+    position, seen = torch.arange(2500), torch.arange(2500)[:, None]
+    kept = ((seen - position < 300) | (position < 100)) & (position <= seen)
+    assert [(layer.layer, layer.calls) for layer in report.layers] == [(i, 3) for i in range(6)]
+    assert report.density == pytest.approx(kept.sum().item() / (2500 * 2501 / 2))
+    assert 0 < report.kept_mass < 1 and len(report.layers[0].density) == 8 and report.seconds > 0
 
 
 def test_switching_forgets_the_cached_prefixes(engine, calls):

@@ -23,8 +23,10 @@ def refusal(impl, isa, dtype):
     if isa not in PACKINGS:
         return f"backend {type(impl).__name__} with cache packing {isa}, not the x86 CPU backend's"
     head_dim = impl.head_size
+    # An enumeration of strings, or a plain one.
+    kind = getattr(impl.attn_type, "value", impl.attn_type)
     rules = (
-        (impl.attn_type != "decoder", f"{impl.attn_type} attention"),
+        (kind != "decoder", f"{kind} attention"),
         (impl.sliding_window not in (-1, None), f"a sliding window of {impl.sliding_window}"),
         (bool(impl.logits_soft_cap), f"a soft cap of {impl.logits_soft_cap}"),
         (impl.sinks is not None, "attention sinks"),

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes the README's tables of measurements from bench/results/*.json.
+"""Writes the tables of measurements in the README and the pages under docs/ from bench/results/*.json.
 
     tools/readme_tables.py [--check]
 
@@ -91,17 +91,25 @@ def fill(text: str, folder: Path) -> str:
     return TABLE.sub(lambda match: match[1] + table(match["spec"], folder) + match[3], text)
 
 
+def pages() -> list[Path]:
+    """The pages with tables."""
+    names = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    return [page for page in names if TABLE.search(page.read_text(encoding="utf-8"))]
+
+
 def main() -> int:
-    readme = ROOT / "README.md"
-    text = readme.read_text(encoding="utf-8")
-    filled = fill(text, ROOT / "bench" / "results")
-    if filled == text:
-        return 0
-    if "--check" in sys.argv[1:]:
-        print("README.md: tables differ from bench/results; run tools/readme_tables.py")
-        return 1
-    readme.write_text(filled, encoding="utf-8")
-    return 0
+    stale = False
+    for page in pages():
+        text = page.read_text(encoding="utf-8")
+        filled = fill(text, ROOT / "bench" / "results")
+        if filled == text:
+            continue
+        if "--check" in sys.argv[1:]:
+            stale = True
+            print(f"{page.relative_to(ROOT)}: tables differ from bench/results; run tools/readme_tables.py")
+        else:
+            page.write_text(filled, encoding="utf-8")
+    return 1 if stale else 0
 
 
 if __name__ == "__main__":

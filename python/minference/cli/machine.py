@@ -51,7 +51,7 @@ def describe(title: str, threads: int, rows: list[dict]) -> dict:
         "threads": threads,
         "minference": __version__,
     }
-    for name in ("torch", "transformers"):
+    for name in ("torch", "transformers", "vllm"):
         if name in sys.modules:
             machine[name] = sys.modules[name].__version__
     torch = sys.modules.get("torch")

@@ -1,24 +1,52 @@
-# libminference_cuda.so: a library of its own beside libminference.so, ahead-of-time code for Hopper, with the
-# CUDA runtime in it.
+# libminference_cuda.so: a library of its own beside libminference.so, with the CUDA runtime in it. Ahead-of-time code
+# for Ampere, Ada and Hopper, and PTX for what came later.
 enable_language(CUDA)
 find_package(CUDAToolkit 12.4 REQUIRED)
 get_filename_component(root ${CMAKE_CURRENT_LIST_DIR}/.. ABSOLUTE)
-
-add_library(minference_cuda SHARED)
-target_include_directories(minference_cuda PRIVATE ${root}/src ${root}/include ${CUDAToolkit_INCLUDE_DIRS})
-set_target_properties(minference_cuda PROPERTIES
-  CUDA_ARCHITECTURES 90a-real
-  CUDA_RUNTIME_LIBRARY Static
-  CUDA_STANDARD 20
-  CUDA_VISIBILITY_PRESET hidden
-  CUDA_COMPILER_LAUNCHER ${CMAKE_CURRENT_LIST_DIR}/nvcc_checked.sh)
-target_compile_options(minference_cuda PRIVATE
-  $<$<COMPILE_LANGUAGE:CUDA>:-lineinfo -Xcompiler=-Wall,-Wextra,-Wshadow>
-  $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wno-sign-conversion
-                                -Wno-missing-field-initializers>)
-
 set(attention ${root}/src/kernels/attention/cuda)
-target_sources(minference_cuda PRIVATE
+
+# Adds a library of the given type from sources for some architectures.
+function(minference_cuda_library name type architectures)
+  add_library(${name} ${type} ${ARGN})
+  target_include_directories(${name} PRIVATE ${root}/src ${root}/include ${CUDAToolkit_INCLUDE_DIRS})
+  set_target_properties(${name} PROPERTIES
+    CUDA_ARCHITECTURES "${architectures}"
+    CUDA_RUNTIME_LIBRARY Static
+    CUDA_STANDARD 20
+    CUDA_VISIBILITY_PRESET hidden
+    CUDA_COMPILER_LAUNCHER ${CMAKE_CURRENT_FUNCTION_LIST_DIR}/nvcc_checked.sh)
+  target_compile_options(${name} PRIVATE
+    $<$<COMPILE_LANGUAGE:CUDA>:-lineinfo -Xcompiler=-Wall,-Wextra,-Wshadow>
+    $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wno-sign-conversion
+                                  -Wno-missing-field-initializers>)
+endfunction()
+
+# One file an instantiation, so that they compile side by side.
+set(sm80_instantiations)
+foreach(element __nv_bfloat16 __half)
+  foreach(head_dim 64 80 96 128 192 256)
+    set(file ${CMAKE_CURRENT_BINARY_DIR}/attention_sm80/${element}_d${head_dim}.cu)
+    file(CONFIGURE OUTPUT ${file} CONTENT [[#include "kernels/attention/cuda/sm80/launch.cuh"
+
+template void minference::kernels::cuda::sm80::launch_attention_kernels<@element@, @head_dim@>(
+    const DeviceAttentionCall&, Arguments&, Stream);
+]] @ONLY)
+    list(APPEND sm80_instantiations ${file})
+  endforeach()
+endforeach()
+
+minference_cuda_library(minference_cuda_sm90 OBJECT 90a-real
+  ${attention}/sm90/launch.cu
+  ${attention}/sm90/prepare.cu
+  ${attention}/sm90/instantiations/bf16_d64.cu
+  ${attention}/sm90/instantiations/bf16_d96.cu
+  ${attention}/sm90/instantiations/bf16_d128.cu
+  ${attention}/sm90/instantiations/f16_d64.cu
+  ${attention}/sm90/instantiations/f16_d96.cu
+  ${attention}/sm90/instantiations/f16_d128.cu)
+
+minference_cuda_library(minference_cuda SHARED "80;90-real"
+  $<TARGET_OBJECTS:minference_cuda_sm90>
   ${root}/src/capi/cuda/attention.cc
   ${root}/src/capi/cuda/prefill.cc
   ${root}/src/capi/heads.cc
@@ -35,14 +63,8 @@ target_sources(minference_cuda PRIVATE
   ${root}/src/sparse/sparse_index.cc
   ${attention}/attention.cu
   ${attention}/clear_rows.cu
-  ${attention}/prepare.cu
-  ${attention}/sm90/launch.cu
-  ${attention}/sm90/instantiations/bf16_d64.cu
-  ${attention}/sm90/instantiations/bf16_d96.cu
-  ${attention}/sm90/instantiations/bf16_d128.cu
-  ${attention}/sm90/instantiations/f16_d64.cu
-  ${attention}/sm90/instantiations/f16_d96.cu
-  ${attention}/sm90/instantiations/f16_d128.cu)
+  ${attention}/sm80/launch.cu
+  ${sm80_instantiations})
 install(TARGETS minference_cuda LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
 install(FILES ${root}/include/minference/minference_cuda.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/minference)
 

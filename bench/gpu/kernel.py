@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import dataclasses
+import itertools
 
 import torch
 
-ALL, RELATIVE, WINDOW = 0, 1, 2
+ALL, RELATIVE, WINDOW, BLOCKS = 0, 1, 2, 3
+KERNELS = {"best": 0, "sm90": 1, "sm80": 2}
 _DTYPES = {torch.float32: 1, torch.float16: 2, torch.bfloat16: 3}
 
 
@@ -43,6 +45,12 @@ class _Call(ctypes.Structure):
         ("workspace", ctypes.c_void_p),
         ("workspace_bytes", ctypes.c_size_t),
         ("stream", ctypes.c_void_p),
+        ("non_causal", ctypes.c_int32),
+        ("kernel", ctypes.c_int32),
+        ("row_offsets", ctypes.c_void_p),
+        ("key_blocks", ctypes.c_void_p),
+        ("block_capacity", ctypes.c_int32),
+        ("last_dense_rows", ctypes.c_void_p),
     ]
 
 
@@ -55,18 +63,24 @@ class HeadIndex:
     columns: tuple[int, ...] = ()
     sink: int = 0
     local: int = 0
+    blocks: tuple[tuple[int, ...], ...] = ()  # key blocks of each row block, ascending
+    last_dense_rows: int = 0
 
 
 @dataclasses.dataclass
 class DeviceIndex:
-    """heads [H, 5], tiles [H, tile_capacity] and columns [H, column_capacity], int32 on the GPU.
+    """What minference_cuda_attention takes, int32 on the GPU.
 
-    heads None: every head computes all pairs.
+    heads [H, 5], tiles [H, tile_capacity], columns [H, column_capacity]. heads None: every head computes all
+    pairs. row_offsets [H, row blocks + 1], key_blocks [H, block_capacity] and last_dense_rows [H] may be None.
     """
 
     heads: torch.Tensor | None
     tiles: torch.Tensor
     columns: torch.Tensor
+    row_offsets: torch.Tensor | None = None
+    key_blocks: torch.Tensor | None = None
+    last_dense_rows: torch.Tensor | None = None
 
     @classmethod
     def dense(cls) -> DeviceIndex:
@@ -74,18 +88,31 @@ class DeviceIndex:
 
     @classmethod
     def upload(cls, heads: list[HeadIndex]) -> DeviceIndex:
-        def rows(lists: list[tuple[int, ...]]) -> torch.Tensor:
-            table = torch.zeros(len(lists), max(map(len, lists)), dtype=torch.int32)
-            for row, values in zip(table, lists):
-                row[: len(values)] = torch.tensor(values, dtype=torch.int32)
-            return table.cuda()
-
         records = [[h.form, len(h.tiles), len(h.columns), h.sink, h.local] for h in heads]
-        return cls(
+        index = cls(
             torch.tensor(records, dtype=torch.int32).cuda(),
-            rows([h.tiles for h in heads]),
-            rows([h.columns for h in heads]),
+            _table([h.tiles for h in heads]),
+            _table([h.columns for h in heads]),
         )
+        if any(h.form == BLOCKS for h in heads):
+            counts = [[0, *itertools.accumulate(map(len, h.blocks))] for h in heads]
+            index.row_offsets = _table(counts)
+            index.key_blocks = _table([tuple(itertools.chain(*h.blocks)) for h in heads])
+        if any(h.last_dense_rows for h in heads):
+            index.last_dense_rows = torch.tensor([h.last_dense_rows for h in heads], dtype=torch.int32).cuda()
+        return index
+
+
+def _table(rows: list) -> torch.Tensor:
+    """int32 rows of different lengths on the GPU, padded with zeros."""
+    table = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.int32)
+    for row, values in zip(table, rows):
+        row[: len(values)] = torch.tensor(values, dtype=torch.int32)
+    return table.cuda()
+
+
+def _address(tensor: torch.Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
 
 
 class Library:
@@ -107,6 +134,8 @@ class Library:
         out: torch.Tensor,
         lse: torch.Tensor,
         softmax_scale: float,
+        causal: bool = True,
+        kernel: str = "best",
     ) -> None:
         """query, out [1, Hq, q_len, D]; key, value [1, Hkv, kv_len, D]; lse [1, Hq, q_len, 1] f32."""
         call = _Call(
@@ -119,12 +148,18 @@ class Library:
             softmax_scale,
             index.tiles.shape[1],
             index.columns.shape[1],
-            None if index.heads is None else index.heads.data_ptr(),
+            _address(index.heads),
             index.tiles.data_ptr(),
             index.columns.data_ptr(),
             None,
             0,
             torch.cuda.current_stream().cuda_stream,
+            not causal,
+            KERNELS[kernel],
+            _address(index.row_offsets),
+            _address(index.key_blocks),
+            0 if index.key_blocks is None else index.key_blocks.shape[1],
+            _address(index.last_dense_rows),
         )
         size = ctypes.c_size_t()
         self._check(self._library.minference_cuda_attention_workspace(ctypes.byref(call), ctypes.byref(size)))

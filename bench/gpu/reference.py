@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 import torch
-from kernel import RELATIVE, WINDOW, HeadIndex
+from kernel import BLOCKS, RELATIVE, WINDOW, HeadIndex
 
 
-def visible(head: HeadIndex, rows: torch.Tensor, q_len: int, kv_len: int) -> torch.Tensor:
+def visible(
+    head: HeadIndex, rows: torch.Tensor, q_len: int, kv_len: int, causal: bool = True
+) -> torch.Tensor:
     """Which keys the given rows of one head compute: bool [len(rows), kv_len]."""
     position = (kv_len - q_len + rows)[:, None]
     key = torch.arange(kv_len, device=rows.device)[None]
-    causal = key <= position
+    dense = (rows >= q_len - head.last_dense_rows)[:, None]
+    return (key <= position if causal else key >= 0) & (dense | _listed(head, rows, position, key))
+
+
+def _listed(head: HeadIndex, rows: torch.Tensor, position: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+    kv_len = key.shape[1]
     if head.form == WINDOW:
-        return causal & ((position - key < head.local) | (key < head.sink))
+        return ((position - key).abs() < head.local) | (key < head.sink)
+    if head.form == BLOCKS:
+        kept = torch.zeros(len(head.blocks), kv_len // 64 + 1, dtype=torch.bool)
+        for block, blocks in enumerate(head.blocks):
+            kept[block, list(blocks)] = True
+        return kept.to(rows.device)[(rows // 64)[:, None], key // 64]
     if head.form != RELATIVE:
-        return causal
+        return torch.ones_like(position == key)
     member = torch.zeros(kv_len, dtype=torch.bool, device=rows.device)
     member[torch.tensor(head.columns, dtype=torch.int64, device=rows.device)] = True
     painted = member.expand(len(rows), -1).clone()
@@ -23,9 +35,9 @@ def visible(head: HeadIndex, rows: torch.Tensor, q_len: int, kv_len: int) -> tor
     )  # at kv_len + (key - position of the row block)
     for start in head.tiles:
         tile_keys[max(kv_len + start, 0) : kv_len + start + 64] = True
-    block_position = (kv_len - q_len + rows // 64 * 64)[:, None]
+    block_position = position - (rows % 64)[:, None]
     painted |= tile_keys.to(rows.device)[kv_len + key - block_position]
-    return causal & painted
+    return painted
 
 
 def attend(

@@ -16,8 +16,16 @@ extern "C" {
 typedef enum minference_cuda_form {
   MINFERENCE_CUDA_ALL = 0,      /* every causal pair */
   MINFERENCE_CUDA_RELATIVE = 1, /* tiles of 64 keys at the same offsets of every 64 rows, and columns */
-  MINFERENCE_CUDA_WINDOW = 2    /* 0 <= q - k < local, or k < sink */
+  MINFERENCE_CUDA_WINDOW = 2,   /* |q - k| < local, or k < sink */
+  MINFERENCE_CUDA_BLOCKS = 3    /* 64-key blocks of its own for every 64 rows */
 } minference_cuda_form;
+
+typedef enum minference_cuda_kernel {
+  MINFERENCE_CUDA_KERNEL_BEST = 0, /* the first of these that serves the call on this device */
+  MINFERENCE_CUDA_KERNEL_SM90 = 1, /* Hopper; D 64, 96 or 128; causal, no block lists, no dense rows; data pointers,
+                                      head and row strides multiples of 16 bytes */
+  MINFERENCE_CUDA_KERNEL_SM80 = 2  /* compute capability 8.0 and later; every call */
+} minference_cuda_kernel;
 
 /* Which pairs one query head computes. Five int32. */
 typedef struct minference_cuda_head {
@@ -28,13 +36,13 @@ typedef struct minference_cuda_head {
   int32_t local;       /* window */
 } minference_cuda_head;
 
-/* Everything of one sequence and all its heads. q_len <= kv_len, causal. Query, key, value and out are
- * [1, H, length, D], float16 or bfloat16, D 64, 96 or 128; data pointers, head and row strides are multiples
- * of 16 bytes.
+/* Everything of one sequence and all its heads. q_len <= kv_len. Query, key, value and out are
+ * [1, H, length, D], float16 or bfloat16, D a multiple of 8 up to 256. Where a data pointer, a head or a row stride
+ * is no multiple of 16 bytes, inputs are copied to the workspace first.
  *
  * The index is device memory and is trusted: tiles of a head are starts relative to the position of a row
  * block's first row, descending and at least 64 apart; its columns are key positions, ascending and unique,
- * in [0, kv_len). */
+ * in [0, kv_len); key blocks of a row block are in [0, ceil(kv_len / 64)), ascending and unique. */
 typedef struct minference_cuda_attention_call {
   size_t struct_size;
   minference_tensor query, key, value, out;
@@ -48,9 +56,16 @@ typedef struct minference_cuda_attention_call {
   void* workspace; /* device memory on a 256-byte boundary, of no other call until this one is done */
   size_t workspace_bytes;
   void* stream; /* cudaStream_t */
+  int32_t non_causal;         /* 1: no causal mask; then no relative heads */
+  int32_t kernel;             /* minference_cuda_kernel */
+  const int32_t* row_offsets; /* [Hq, ceil(q_len / 64) + 1], rising from 0; NULL: no head has block lists */
+  const int32_t* key_blocks;  /* [Hq, block_capacity]: row block b computes key_blocks[row_offsets[b]] up to, not
+                                 including, key_blocks[row_offsets[b + 1]] */
+  int32_t block_capacity;
+  const int32_t* last_dense_rows; /* [Hq]: so many of the call's last rows compute every pair; NULL: none */
 } minference_cuda_attention_call;
 
-/* Bytes of workspace that the call needs: a function of shapes and capacities. */
+/* Bytes of workspace that the call needs: a function of shapes, strides, capacities and data pointers' alignment. */
 MINFERENCE_API minference_status
 minference_cuda_attention_workspace(const minference_cuda_attention_call* call, size_t* bytes);
 MINFERENCE_API minference_status minference_cuda_attention(const minference_cuda_attention_call* call);

@@ -3,6 +3,7 @@
 #include <cstdint>
 
 #include "base/dtype.h"
+#include "base/host_device.h"
 
 namespace minference::base {
 
@@ -19,7 +20,7 @@ struct HeadsView {
   std::int64_t row_stride = 0;
 
   template <class T>
-  T* row(std::int64_t head, std::int64_t row_index) const {
+  MINFERENCE_HD T* row(std::int64_t head, std::int64_t row_index) const {
     return static_cast<T*>(data) + head * head_stride + row_index * row_stride;
   }
 };
@@ -33,7 +34,7 @@ struct RowsView {
   std::int64_t head_stride = 0;
   std::int64_t row_stride = 0;
 
-  float& at(std::int64_t head, std::int64_t row) const { return data[head * head_stride + row * row_stride]; }
+  MINFERENCE_HD float& at(std::int64_t head, std::int64_t row) const { return data[head * head_stride + row * row_stride]; }
 };
 
 }  // namespace minference::base

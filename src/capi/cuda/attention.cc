@@ -40,8 +40,19 @@ kernels::DeviceAttentionCall device_call(const minference_cuda_attention_call* c
   device.out = heads_view<base::OutputHeads>(call->out, "out");
   device.lse = {static_cast<float*>(call->lse.data), call->lse.stride[1], call->lse.stride[2]};
   device.softmax_scale = call->softmax_scale;
-  device.index = {reinterpret_cast<const kernels::DeviceHead*>(call->heads), call->tiles, call->columns,
-                  call->tile_capacity, call->column_capacity};
+  device.index = {.heads = reinterpret_cast<const kernels::DeviceHead*>(call->heads),
+                  .tiles = call->tiles,
+                  .columns = call->columns,
+                  .tile_capacity = call->tile_capacity,
+                  .column_capacity = call->column_capacity,
+                  .row_offsets = call->row_offsets,
+                  .key_blocks = call->key_blocks,
+                  .block_capacity = call->block_capacity,
+                  .last_dense_rows = call->last_dense_rows};
+  base::require(call->non_causal == 0 || call->non_causal == 1, "non_causal", "must be 0 or 1",
+                call->non_causal);
+  device.causal = call->non_causal == 0;
+  device.kernel = static_cast<kernels::AttentionKernel>(call->kernel);
   return device;
 }
 

@@ -1,11 +1,12 @@
+#include <algorithm>
 #include <cmath>
 #include <limits>
+#include <string>
 
 #include "base/arena.h"
-#include "base/arithmetic.h"
 #include "cuda/error.h"
 #include "kernels/attention/cuda/attention_cuda.h"
-#include "kernels/attention/cuda/plan.h"
+#include "kernels/attention/cuda/sm80/launch.h"
 #include "kernels/attention/cuda/sm90/launch.h"
 
 namespace minference::kernels::cuda {
@@ -14,38 +15,85 @@ namespace {
 
 using base::Arena;
 using base::require;
-using base::round_up;
 
-Plan lay_out(const DeviceAttentionCall& call, Arena& arena) {
-  const std::int64_t num_heads = call.query.heads, kv_len = call.key.rows, q_len = call.query.rows;
-  Plan plan = {};
-  plan.schedule.num_kv_heads = static_cast<std::int32_t>(call.key.heads);
-  plan.schedule.group = static_cast<std::int32_t>(num_heads / call.key.heads);
-  plan.schedule.num_pairs = static_cast<std::int32_t>(round_up<std::int64_t>(q_len, kItemRows) / kItemRows);
-  plan.q_len = static_cast<std::int32_t>(q_len);
-  plan.kv_len = static_cast<std::int32_t>(kv_len);
-  plan.tile_capacity = call.index.tile_capacity;
-  plan.column_capacity = call.index.column_capacity;
-  plan.gathered_capacity = static_cast<std::int32_t>(round_up(plan.column_capacity, kTileKeys));
-  // A relative head has at most two entries a tile; the dense list reaches from 128 behind an item to key 0.
-  plan.entry_capacity = static_cast<std::int32_t>(
-      round_up<std::int64_t>(std::max<std::int64_t>(2 * plan.tile_capacity, kv_len / kTileKeys + 6), 2));
-  plan.cover_words = static_cast<std::int32_t>((kv_len + kTileKeys + 31) / 32);
-  plan.columns = call.index.columns;
-  plan.next_item = arena.take<std::int32_t>(1);
-  plan.items = arena.take<Item>(plan.schedule.num_items() + 1);
-  plan.entries = arena.take<Entry>((num_heads + 1) * plan.entry_capacity);
-  plan.order = arena.take<std::int32_t>((num_heads + 1) * plan.entry_capacity);
-  plan.cover = arena.take<std::uint32_t>(num_heads * plan.cover_words);
-  const std::int64_t gathered = num_heads * plan.gathered_capacity * call.key.dim;
-  plan.gathered_key = arena.take<std::uint16_t>(gathered);
-  plan.gathered_value = arena.take<std::uint16_t>(gathered);
-  return plan;
+constexpr auto kUnsupported = base::ErrorCode::unsupported;
+
+// What a call asks for beyond what every kernel does.
+struct Demands {
+  bool non_causal = false, blocks = false, dense_rows = false, unaligned = false;
+
+  static Demands of(const DeviceAttentionCall& call) {
+    return {.non_causal = !call.causal,
+            .blocks = call.index.row_offsets != nullptr,
+            .dense_rows = call.index.last_dense_rows != nullptr,
+            .unaligned = !(is_aligned(call.query) && is_aligned(call.key) && is_aligned(call.value) &&
+                           is_aligned(call.out))};
+  }
+
+  bool none() const { return !(non_causal || blocks || dense_rows || unaligned); }
+
+ private:
+  template <class View>
+  static bool is_aligned(const View& view) {
+    constexpr int kBytes = 16, kElements = kBytes / 2;
+    return reinterpret_cast<std::uintptr_t>(view.data) % kBytes == 0 && view.head_stride % kElements == 0 &&
+           view.row_stride % kElements == 0;
+  }
+};
+
+// One kernel and what it serves.
+struct KernelRow {
+  AttentionKernel kernel;
+  const char* name;
+  int least_capability, most_capability;  // 10 times the device's compute capability
+  bool (*serves_head_dim)(std::int64_t head_dim);
+  bool serves_demands;
+  std::size_t (*workspace_bytes)(const DeviceAttentionCall& call);
+  void (*launch)(const DeviceAttentionCall& call, Arena& workspace, Stream stream);
+
+  bool serves(base::DType dtype, std::int64_t head_dim, int capability) const {
+    return dtype != base::DType::f32 && serves_head_dim(head_dim) && capability >= least_capability &&
+           capability <= most_capability;
+  }
+  bool serves(const DeviceAttentionCall& call, int capability) const {
+    return serves(call.query.dtype, call.query.dim, capability) &&
+           (serves_demands || Demands::of(call).none());
+  }
+};
+
+// Best first. Code for sm_90a runs on that compute capability only; code for sm_80 is there as PTX as well.
+constexpr KernelRow kKernels[] = {
+    {AttentionKernel::sm90, "sm90", 90, 90, sm90::serves_head_dim, false, sm90::workspace_bytes,
+     sm90::launch_attention},
+    {AttentionKernel::sm80, "sm80", 80, std::numeric_limits<int>::max(), sm80::serves_head_dim, true,
+     sm80::workspace_bytes, sm80::launch_attention},
+};
+
+int compute_capability() {
+  using minference::cuda::check;
+  int device = 0, major = 0, minor = 0;
+  check(cudaGetDevice(&device), "asking for the device");
+  check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "asking for its kind");
+  check(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device), "asking for its kind");
+  return 10 * major + minor;
+}
+
+const KernelRow& kernel_for(const DeviceAttentionCall& call) {
+  const int capability = compute_capability();
+  require(capability >= 80, "device", "must have compute capability 8.0 or later",
+          std::to_string(capability / 10) + "." + std::to_string(capability % 10), kUnsupported);
+  for (const KernelRow& row : kKernels) {
+    const bool wanted = call.kernel == AttentionKernel::best || call.kernel == row.kernel;
+    if (wanted && row.serves(call, capability)) return row;
+    require(call.kernel != row.kernel, "kernel", "must be one that serves this call on this device", row.name,
+            kUnsupported);
+  }
+  throw base::Error(base::ErrorCode::invalid_argument, "kernel must be best, sm90 or sm80");
 }
 
 void check_call(const DeviceAttentionCall& call) {
-  const auto& [query, key, value, out, lse, scale, index] = call;
-  constexpr std::int64_t kMaxLength = std::int64_t{1} << 27;  // an entry holds a start in 29 bits
+  const auto& [query, key, value, out, lse, scale, index, causal, kernel] = call;
+  constexpr std::int64_t kMaxLength = std::int64_t{1} << 27;  // an entry of sm90 holds a start in 29 bits
   require(key.heads > 0 && query.heads > 0 && query.heads % key.heads == 0, "query.heads",
           "must be a positive multiple of key.heads", query.heads);
   require(query.rows >= 0 && query.rows <= key.rows, "q_len", "must be in [0, kv_len]", query.rows);
@@ -57,38 +105,42 @@ void check_call(const DeviceAttentionCall& call) {
   require(query.dim == key.dim, "query.dim", "must be key.dim", query.dim);
   require(query.dtype == key.dtype && query.dtype == value.dtype && query.dtype == out.dtype, "dtypes",
           "must be the same, query's is", base::name_of(query.dtype));
-  require(supports_attention(query.dtype, query.dim), "head_dim",
-          "must be 64, 96 or 128, and the dtype float16 or bfloat16", query.dim,
-          base::ErrorCode::unsupported);
+  require(query.dtype != base::DType::f32, "dtype", "must be float16 or bfloat16", base::name_of(query.dtype),
+          kUnsupported);
+  require(sm80::serves_head_dim(query.dim), "head_dim", "must be a multiple of 8 from 8 to 256", query.dim,
+          kUnsupported);
   require(scale > 0.0f && std::isfinite(scale), "softmax_scale", "must be positive and finite", scale);
-  require(index.tile_capacity >= 0 && index.column_capacity >= 0, "index capacities", "must not be negative",
-          std::min(index.tile_capacity, index.column_capacity));
-  require(query.heads * (query.rows / kItemRows + 1) < std::numeric_limits<std::int32_t>::max() / 2, "query",
-          "must have fewer rows and heads", query.rows, base::ErrorCode::unsupported);
+  require(index.tile_capacity >= 0 && index.column_capacity >= 0 && index.block_capacity >= 0,
+          "index capacities", "must not be negative",
+          std::min({index.tile_capacity, index.column_capacity, index.block_capacity}));
+  require(index.heads != nullptr || (index.row_offsets == nullptr && index.last_dense_rows == nullptr),
+          "index.heads", "must not be null with block lists or dense rows", "null");
+  require(query.heads * (query.rows / sparse::kRowBlock + 2) < std::numeric_limits<std::int32_t>::max(),
+          "query", "must have fewer rows and heads", query.rows, kUnsupported);
 }
 
 }  // namespace
 
 bool supports_attention(base::DType dtype, std::int64_t head_dim) {
-  return dtype != base::DType::f32 && (head_dim == 64 || head_dim == 96 || head_dim == 128);
+  const int capability = compute_capability();
+  return std::any_of(std::begin(kKernels), std::end(kKernels),
+                     [&](const KernelRow& row) { return row.serves(dtype, head_dim, capability); });
 }
 
 std::size_t attention_workspace_bytes(const DeviceAttentionCall& call) {
   check_call(call);
-  Arena arena(nullptr);
-  lay_out(call, arena);
-  return arena.used();
+  return kernel_for(call).workspace_bytes(call);
 }
 
 void attention(const DeviceAttentionCall& call, void* workspace, std::size_t workspace_bytes, Stream stream) {
   check_call(call);
+  const KernelRow& kernel = kernel_for(call);
   if (call.query.rows == 0) return;
+  const std::size_t needed = kernel.workspace_bytes(call);
+  require(needed <= workspace_bytes && (workspace != nullptr || needed == 0), "workspace_bytes",
+          "must be at least " + std::to_string(needed), workspace_bytes);
   Arena arena(workspace);
-  const Plan plan = lay_out(call, arena);
-  require(workspace != nullptr && arena.used() <= workspace_bytes, "workspace_bytes",
-          "must be at least " + std::to_string(arena.used()), workspace_bytes);
-  prepare_plan(call, plan, stream);
-  sm90::launch_attention(call, plan, stream);
+  kernel.launch(call, arena, stream);
 }
 
 }  // namespace minference::kernels::cuda

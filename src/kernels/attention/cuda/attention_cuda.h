@@ -13,9 +13,15 @@ using minference::cuda::Stream;
 using sparse::DeviceHead;
 using sparse::DeviceIndex;
 
-// The contract of kernels/attention/attention.h for one sequence in device memory, causal, q_len <= kv_len.
-// Data pointers are aligned to 16 bytes, and head and row strides are multiples of 16 bytes (the copy
-// engine's rule). lse as there.
+enum class AttentionKernel : std::int32_t {
+  best = 0,  // the first of those below that serves the call on this device
+  sm90 = 1,  // Hopper; causal; head_dim 64, 96 or 128; no block-sparse heads, no dense rows; aligned tensors
+  sm80 = 2,  // compute capability 8.0 and later; everything
+};
+
+// The contract of kernels/attention/attention.h for one sequence in device memory, q_len <= kv_len, float16 or
+// bfloat16, head_dim a multiple of 8 up to 256. Tensors are copied first where a data pointer, a head or a row
+// stride is no multiple of 16 bytes. lse as there.
 struct DeviceAttentionCall {
   base::InputHeads query;  // [num_query_heads, q_len, head_dim]
   base::InputHeads key;    // [num_kv_heads, kv_len, head_dim]
@@ -24,12 +30,15 @@ struct DeviceAttentionCall {
   base::RowsView lse;      // [num_query_heads, q_len]; data == nullptr: not wanted
   float softmax_scale = 1.0f;
   DeviceIndex index;
+  bool causal = true;  // false: no head of form `relative`
+  AttentionKernel kernel = AttentionKernel::best;
 };
 
-// Whether this device has a kernel: sm_90, float16 or bfloat16, head_dim 64, 96 or 128.
+// Whether the current device has a kernel for tensors of this dtype and head_dim.
 bool supports_attention(base::DType dtype, std::int64_t head_dim);
 
-// Bytes of device memory that attention() needs for this call; depends on shapes and capacities only.
+// Bytes of device memory that attention() needs for this call; depends on shapes, strides, capacities and the
+// alignment of data pointers.
 std::size_t attention_workspace_bytes(const DeviceAttentionCall& call);
 
 // Asynchronous on `stream`, without host synchronisation, so it can be captured in a CUDA graph. `workspace`

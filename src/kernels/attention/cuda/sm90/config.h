@@ -4,7 +4,7 @@
 #include <cstdint>
 
 #include "cuda/barrier.cuh"
-#include "kernels/attention/cuda/plan.h"
+#include "kernels/attention/cuda/sm90/plan.h"
 
 // Shapes and the shared-memory plan of the Hopper attention kernel.
 namespace minference::kernels::cuda::sm90 {

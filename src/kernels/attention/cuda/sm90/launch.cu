@@ -3,6 +3,12 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
+#include <algorithm>
+
+#include "base/arithmetic.h"
+#include "kernels/attention/cuda/cover.h"
+#include "kernels/attention/cuda/sm90/plan.h"
+
 namespace minference::kernels::cuda::sm90 {
 
 namespace {
@@ -21,7 +27,47 @@ void launch_for_head_dim(const DeviceAttentionCall& call, const Plan& plan, Stre
 
 }  // namespace
 
-void launch_attention(const DeviceAttentionCall& call, const Plan& plan, Stream stream) {
+bool serves_head_dim(std::int64_t head_dim) {
+  return head_dim == 64 || head_dim == 96 || head_dim == 128;
+}
+
+Plan lay_out(const DeviceAttentionCall& call, base::Arena& arena) {
+  using base::round_up;
+  const std::int64_t num_heads = call.query.heads, kv_len = call.key.rows, q_len = call.query.rows;
+  Plan plan = {};
+  plan.schedule.num_kv_heads = static_cast<std::int32_t>(call.key.heads);
+  plan.schedule.group = static_cast<std::int32_t>(num_heads / call.key.heads);
+  plan.schedule.items_per_head = static_cast<std::int32_t>(base::divide_up<std::int64_t>(q_len, kItemRows));
+  plan.q_len = static_cast<std::int32_t>(q_len);
+  plan.kv_len = static_cast<std::int32_t>(kv_len);
+  plan.tile_capacity = call.index.tile_capacity;
+  plan.column_capacity = call.index.column_capacity;
+  plan.gathered_capacity = static_cast<std::int32_t>(round_up(plan.column_capacity, kTileKeys));
+  // A relative head has at most two entries a tile; the dense list reaches from 128 behind an item to key 0.
+  plan.entry_capacity = static_cast<std::int32_t>(
+      round_up<std::int64_t>(std::max<std::int64_t>(2 * plan.tile_capacity, kv_len / kTileKeys + 6), 2));
+  plan.cover_words = static_cast<std::int32_t>(cover_words(kv_len));
+  plan.columns = call.index.columns;
+  plan.next_item = arena.take<std::int32_t>(1);
+  plan.items = arena.take<Item>(plan.schedule.num_items() + 1);
+  plan.entries = arena.take<Entry>((num_heads + 1) * plan.entry_capacity);
+  plan.order = arena.take<std::int32_t>((num_heads + 1) * plan.entry_capacity);
+  plan.cover = arena.take<std::uint32_t>(num_heads * plan.cover_words);
+  const std::int64_t gathered = num_heads * plan.gathered_capacity * call.key.dim;
+  plan.gathered_key = arena.take<std::uint16_t>(gathered);
+  plan.gathered_value = arena.take<std::uint16_t>(gathered);
+  return plan;
+}
+
+std::size_t workspace_bytes(const DeviceAttentionCall& call) {
+  base::Arena arena(nullptr);
+  lay_out(call, arena);
+  return arena.used();
+}
+
+void launch_attention(const DeviceAttentionCall& call, base::Arena& workspace, Stream stream) {
+  const Plan plan = lay_out(call, workspace);
+  prepare_plan(call, plan, stream);
   if (call.query.dtype == base::DType::bf16) {
     launch_for_head_dim<__nv_bfloat16>(call, plan, stream);
   } else {

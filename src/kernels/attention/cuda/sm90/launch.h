@@ -1,12 +1,17 @@
 #pragma once
 
+#include "base/arena.h"
 #include "kernels/attention/cuda/attention_cuda.h"
-#include "kernels/attention/cuda/plan.h"
 
 namespace minference::kernels::cuda::sm90 {
 
-// Runs the kernel for call.query.dtype and head_dim over a prepared plan, on every multiprocessor.
-void launch_attention(const DeviceAttentionCall& call, const Plan& plan, Stream stream);
+struct Plan;
+
+bool serves_head_dim(std::int64_t head_dim);  // 64, 96 or 128
+std::size_t workspace_bytes(const DeviceAttentionCall& call);
+
+// Plans the call and runs the kernel for its dtype and head_dim on every multiprocessor.
+void launch_attention(const DeviceAttentionCall& call, base::Arena& workspace, Stream stream);
 
 // One explicit instantiation a file, so that they compile side by side.
 template <class Element, int HeadDim>

@@ -4,7 +4,7 @@
 
 #include "cuda/math.cuh"
 #include "kernels/attention/cuda/sm90/config.h"
-#include "kernels/attention/cuda/sm90/visible_keys.h"
+#include "kernels/attention/cuda/visible_keys.h"
 
 // Masks and the softmax of a step's scores: 64 rows by two tiles of 64 keys, held by a warpgroup in wgmma's
 // layout. A thread has rows r and r + 8, and of tile t the scores[32 t + 4 j + e]: row r + 8 (e / 2), key 8 j

@@ -2,10 +2,10 @@
 
 #include "base/host_device.h"
 
-// Which keys of a tile a row may attend to: the rules behind the masks of the Hopper attention kernel, for the
+// Which keys of a tile a row may attend to: the rules behind the masks of the attention kernels, for the
 // host's tests too. A tile may begin before key 0, where the copy engine reads zeros, and end behind the last
 // key.
-namespace minference::kernels::cuda::sm90 {
+namespace minference::kernels::cuda {
 
 // A window head's rule; local -1: no window, every key up to the row's own position.
 struct WindowRule {
@@ -29,6 +29,15 @@ struct VisibleKeys {
             static_cast<unsigned>(sink)};
   }
 
+  // Without the causal rule: keys at a distance below `local` and those before `sink`, all before kv_len.
+  static MINFERENCE_HD constexpr VisibleKeys of_both_sides(int position, WindowRule window, int kv_len) {
+    const int begin = window.local < 0 || position - window.local + 1 < 0 ? 0 : position - window.local + 1;
+    const int end =
+        window.local < 0 || position + window.local > kv_len ? kv_len : position + window.local;
+    return {begin, static_cast<unsigned>(end > begin ? end - begin : 0), 0,
+            static_cast<unsigned>(window.sink < kv_len ? window.sink : kv_len)};
+  }
+
   MINFERENCE_HD constexpr bool holds(int key) const {
     return static_cast<unsigned>(key - begin) < length ||
            static_cast<unsigned>(key - sink_begin) < sink_length;
@@ -42,4 +51,12 @@ MINFERENCE_HD constexpr bool sees_all(int position, int rows, WindowRule window,
   return start >= 0 && last <= position && in_window;
 }
 
-}  // namespace minference::kernels::cuda::sm90
+MINFERENCE_HD constexpr bool sees_all_on_both_sides(int position, int rows, WindowRule window, int start,
+                                                    int count, int kv_len) {
+  const int last = start + count - 1;
+  const bool in_window = window.local < 0 || last < window.sink ||
+                         (start > position + rows - 1 - window.local && last < position + window.local);
+  return start >= 0 && last < kv_len && in_window;
+}
+
+}  // namespace minference::kernels::cuda

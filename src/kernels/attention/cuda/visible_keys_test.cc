@@ -1,8 +1,8 @@
-#include "kernels/attention/cuda/sm90/visible_keys.h"
+#include "kernels/attention/cuda/visible_keys.h"
 
 #include <gtest/gtest.h>
 
-namespace minference::kernels::cuda::sm90 {
+namespace minference::kernels::cuda {
 namespace {
 
 constexpr int kKeys = 7;  // of a tile
@@ -56,4 +56,4 @@ TEST(SeesAll, NeverPassesATileThatNeedsAMask) {
 }
 
 }  // namespace
-}  // namespace minference::kernels::cuda::sm90
+}  // namespace minference::kernels::cuda

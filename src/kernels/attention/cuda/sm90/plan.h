@@ -2,13 +2,15 @@
 
 #include <cstdint>
 
+#include "base/arena.h"
 #include "base/host_device.h"
 #include "kernels/attention/cuda/attention_cuda.h"
+#include "kernels/attention/cuda/schedule.h"
 #include "sparse/rules.h"
 
-// What the attention kernel walks, made from the index on the device. docs/kernels/attention-sm90.md explains
-// why.
-namespace minference::kernels::cuda {
+// What the Hopper attention kernel walks, made from the index on the device. docs/kernels/attention-sm90.md
+// explains why.
+namespace minference::kernels::cuda::sm90 {
 
 // A work item is one query head and two neighbouring row blocks, its lower and its upper half.
 inline constexpr int kHalfRows = static_cast<int>(sparse::kRowBlock);
@@ -55,26 +57,7 @@ struct alignas(16) Item {
   }
 };
 
-// The order in which items are computed: by KV head, so that its keys stay in L2; then the longest first;
-// then the heads of the group.
-struct Schedule {
-  std::int32_t num_kv_heads;
-  std::int32_t group;      // query heads a KV head
-  std::int32_t num_pairs;  // pairs of row blocks
-
-  MINFERENCE_HD constexpr std::int32_t num_items() const { return num_kv_heads * group * num_pairs; }
-  MINFERENCE_HD constexpr std::int32_t head(std::int32_t item) const {
-    return item / (group * num_pairs) * group + item % group;
-  }
-  MINFERENCE_HD constexpr std::int32_t first_row(std::int32_t item) const {
-    return (num_pairs - 1 - item % (group * num_pairs) / group) * kItemRows;
-  }
-  MINFERENCE_HD constexpr std::int32_t item(std::int32_t head_index, std::int32_t pair) const {
-    return head_index / group * group * num_pairs + (num_pairs - 1 - pair) * group + head_index % group;
-  }
-};
-
-// Device memory of one call, laid out by plan_layout().
+// Device memory of one call, laid out by lay_out().
 struct Plan {
   Schedule schedule;
   std::int32_t q_len;
@@ -89,15 +72,16 @@ struct Plan {
   Item* items;              // [num_items + 1], the last one ends the schedule
   Entry* entries;  // [num_query_heads + 1, entry_capacity]; the last list is the dense one, see prepare.cu
   std::int32_t* order;  // the same shape
-  // Bit kv_len + r: the key r after a row block's first row lies in one of the head's tiles.
-  // [num_query_heads, words]
-  std::uint32_t* cover;
+  std::uint32_t* cover;         // [num_query_heads, cover_words]
   const std::int32_t* columns;  // the index's
   void* gathered_key;           // [num_query_heads, gathered_capacity, head_dim], zero behind the last column
   void* gathered_value;
 };
 
+// Takes the plan's device memory from `arena`.
+Plan lay_out(const DeviceAttentionCall& call, base::Arena& arena);
+
 // Fills the plan's device memory and gathers the columns' keys and values.
 void prepare_plan(const DeviceAttentionCall& call, const Plan& plan, Stream stream);
 
-}  // namespace minference::kernels::cuda
+}  // namespace minference::kernels::cuda::sm90

@@ -9,9 +9,10 @@
 #include <cub/block/block_scan.cuh>
 
 #include "cuda/error.h"
-#include "kernels/attention/cuda/plan.h"
+#include "kernels/attention/cuda/cover.h"
+#include "kernels/attention/cuda/sm90/plan.h"
 
-namespace minference::kernels::cuda {
+namespace minference::kernels::cuda::sm90 {
 
 namespace {
 
@@ -86,13 +87,9 @@ __device__ void list_relative(const HeadLists& lists, int num_tiles, const Plan&
       lists.order[j] = upper;
       if (begins_run || j == 0) lists.entries[upper] = Entry::relative(start + kHalfRows, 2);
       lists.entries[upper + 1] = Entry::relative(start, ends_run ? 1 : 3);
-      // A tile's 64 bits lie in three words at most.
-      const std::int64_t bit = plan.kv_len + start;
-      for (std::int64_t b = max(bit, std::int64_t{0}); b < bit + kTileKeys; b = (b / 32 + 1) * 32) {
-        const std::int64_t word_end = min((b / 32 + 1) * 32, bit + kTileKeys);
-        const std::uint32_t bits = 0xffffffffu >> (32 - (word_end - b)) << (b % 32);
-        if (b / 32 < plan.cover_words) atomicOr(lists.cover + b / 32, bits);
-      }
+      cover_tile(plan.kv_len, start, [&](std::int64_t word, std::uint32_t bits) {
+        atomicOr(lists.cover + word, bits);
+      });
     }
     breaks_before += breaks_here;
   }
@@ -203,7 +200,7 @@ __global__ void prepare_kernel(const DeviceIndex index, const Plan plan) {
     run = (kItemRows - 2 + head.local) / kTileKeys + 1;
     sink_tiles = list_window(lists, head, run, plan);
   }
-  for (int pair = threadIdx.x; pair < plan.schedule.num_pairs; pair += kPrepareThreads) {
+  for (int pair = threadIdx.x; pair < plan.schedule.items_per_head; pair += kPrepareThreads) {
     const int first_row = pair * kItemRows;
     const int position = plan.kv_len - plan.q_len + first_row;
     Item item;
@@ -216,7 +213,7 @@ __global__ void prepare_kernel(const DeviceIndex index, const Plan plan) {
     }
     item.head = h;
     item.first_row = first_row;
-    plan.items[plan.schedule.item(h, pair)] = item;
+    plan.items[plan.schedule.place(h, pair)] = item;
   }
 }
 
@@ -262,4 +259,4 @@ void prepare_plan(const DeviceAttentionCall& call, const Plan& plan, Stream stre
   check(cudaGetLastError(), "launching the gather of columns");
 }
 
-}  // namespace minference::kernels::cuda
+}  // namespace minference::kernels::cuda::sm90

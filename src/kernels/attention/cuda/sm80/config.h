@@ -31,6 +31,7 @@ struct Config {
   static constexpr int kTeams = kWarps / kTeamWarps;
 
   static constexpr int kChunks = HeadDim / kChunkElements;
+  static constexpr int kPanels = (kChunks + 7) / 8;  // of eight chunks, 128 bytes
   static constexpr int kDimSteps = HeadDim / 16;
   static constexpr int kKeySteps = kTileKeys / 16;
   // ldmatrix reads one chunk of eight rows at once, which must lie in all banks: chunk c of row r stands at c ^
@@ -38,6 +39,7 @@ struct Config {
   static constexpr bool kSwizzled = HeadDim % 64 == 0;
   static constexpr int kRowBytes = 16 * (kSwizzled ? kChunks : kChunks + 1);
   static constexpr int kTileBytes = kTileKeys * kRowBytes;
+  static constexpr int kWarpTileRows = kTileKeys / kTeamWarps;  // rows of a tile that a warp copies
 
   static MINFERENCE_HD constexpr int chunk_offset(int row, int chunk) {
     return row * kRowBytes + 16 * (kSwizzled ? chunk ^ row % 8 : chunk);
@@ -51,6 +53,7 @@ struct SharedMemory {
   std::int32_t column[Config::kTeams][kTileKeys];  // keys of a tile of columns; -1: none
   float lse[Config::kTeams == 1 ? 1 : Config::kItemRows];
   Item item;
+  const char* source[2];  // the KV head's first key and value
 };
 
 }  // namespace minference::kernels::cuda::sm80

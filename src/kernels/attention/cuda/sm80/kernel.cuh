@@ -47,6 +47,8 @@ class Warp {
     value_ = shared_address(shared.tile[team()][1]) + Config::chunk_offset(row, chunk);
     key_ = shared_address(shared.tile[team()][0]) +
            Config::chunk_offset(lane() % 8 + lane() / 16 * 8, lane() / 8 % 2);
+    copy_ = shared_address(shared.tile[team()][0]) +
+            Config::chunk_offset(team_warp() * Config::kWarpTileRows + copy_row(), copy_chunk());
   }
 
   __device__ __forceinline__ void run() {
@@ -54,7 +56,7 @@ class Warp {
     advance();
     if (!done_) {
       list_columns();
-      load(0, arguments_.key);
+      load(0, arguments_.key.row_stride);
     }
     minference::cuda::copy_async_commit();
     minference::cuda::copy_async_wait<0>();
@@ -62,7 +64,7 @@ class Warp {
     while (!done_) {
       minference::cuda::copy_async_wait<0>();
       team_barrier();  // the keys are here; the values before have been used
-      load(1, arguments_.value);
+      load(1, arguments_.value.row_stride);
       minference::cuda::copy_async_commit();
       float scores[Config::kRowTiles][kKeyOctets][4] = {};
       multiply_scores(scores);
@@ -72,7 +74,7 @@ class Warp {
       team_barrier();  // the values are here; keys and columns have been used
       if (!done_) {
         list_columns();
-        load(0, arguments_.key);
+        load(0, arguments_.key.row_stride);
         minference::cuda::copy_async_commit();
       }
       weigh(scores);
@@ -85,7 +87,6 @@ class Warp {
  private:
   static constexpr int kKeyOctets = kTileKeys / 8;
   static constexpr int kDimOctets = Config::kHeadDim / 8;
-  static constexpr int kWarpTileRows = kTileKeys / Config::kTeamWarps;  // rows of a tile that a warp copies
   static constexpr int kNoColumn = -1;
 
   static __device__ __forceinline__ int lane() { return static_cast<int>(threadIdx.x) % 32; }
@@ -121,9 +122,9 @@ class Warp {
   // This warp's part of the keys of a tile of columns, without those that lie in the head's tiles.
   __device__ __forceinline__ void list_columns() {
     if (!in_columns_) return;
-    static_assert(kWarpTileRows <= 32);
-    if (lane() < kWarpTileRows) {
-      const int at = team_warp() * kWarpTileRows + lane();
+    static_assert(Config::kWarpTileRows <= 32);
+    if (lane() < Config::kWarpTileRows) {
+      const int at = team_warp() * Config::kWarpTileRows + lane();
       const int number = tile_ * kTileKeys + at;
       int key = number < item().num_columns ? item().columns[number] : kNoColumn;
       if (key >= item().key_end) key = kNoColumn;
@@ -135,47 +136,65 @@ class Warp {
     __syncwarp();
   }
 
-  // ---- Copies to shared memory
+  // ---- Copies to shared memory. A warp copies four rows at a time, eight chunks of each.
 
-  // `Rows` rows, of which row r is row_of(r) of `source`, or zero where that lies outside [0, num_rows).
+  static constexpr int kCopyRows = 4;
+  static __device__ __forceinline__ int copy_row() { return lane() / 8; }
+  static __device__ __forceinline__ int copy_chunk() { return lane() % 8; }
+
+  // `Rows` rows to `to`, where this lane's chunk of the first one goes: row r is row_of(r) of `source`, or zero
+  // where that lies outside [0, num_rows).
   template <int Rows, class RowOf>
-  __device__ __forceinline__ void copy_rows(std::uint8_t* to, int first_row, const ByteRows& source, int head,
+  __device__ __forceinline__ void copy_rows(std::uint32_t to, const char* source, std::int32_t row_stride,
                                             int num_rows, RowOf&& row_of) const {
-    constexpr int kCopies = Rows * Config::kChunks;
-    static_assert(kCopies % 32 == 0);
-    const char* data = source.data + head * source.head_stride;
-    const std::uint32_t address = minference::cuda::shared_address(to);
+    const int chunks_left = arguments_.head_dim / kChunkElements - copy_chunk();
+    source += 16 * copy_chunk();
 #pragma unroll
-    for (int i = 0; i < kCopies / 32; ++i) {
-      const int copy = i * 32 + lane();
-      const int row = first_row + copy / Config::kChunks, chunk = copy % Config::kChunks;
-      const int from = row_of(row);
-      const bool present = static_cast<unsigned>(from) < static_cast<unsigned>(num_rows) &&
-                           chunk * kChunkElements < arguments_.head_dim;
-      const std::int64_t offset =
-          present ? static_cast<std::int64_t>(from) * source.row_stride + chunk * 16 : 0;
-      minference::cuda::copy_async(address + Config::chunk_offset(row, chunk), data + offset, present);
+    for (int i = 0; i < Rows / kCopyRows; ++i) {
+      const int row = row_of(i * kCopyRows + copy_row());
+      const bool present = static_cast<unsigned>(row) < static_cast<unsigned>(num_rows);
+      const char* from = source + static_cast<std::int64_t>(present ? row : 0) * row_stride;
+#pragma unroll
+      for (int panel = 0; panel < Config::kPanels; ++panel) {
+        constexpr bool kWhole = Config::kChunks % 8 == 0;
+        if (kWhole || panel + 1 < Config::kPanels || copy_chunk() < Config::kChunks % 8) {
+          minference::cuda::copy_async(
+              after_rows(to, i * kCopyRows) + 128 * panel, from + 128 * panel,
+              present && 8 * panel < chunks_left);
+        }
+      }
     }
+  }
+
+  // `rows` rows, a multiple of four, further than the address of a chunk in one of rows 0 to 3 of eight.
+  static __device__ __forceinline__ std::uint32_t after_rows(std::uint32_t address, int rows) {
+    const std::uint32_t swizzle = Config::kSwizzled ? rows % 8 * 16 : 0;
+    return (address ^ swizzle) + rows * Config::kRowBytes;
   }
 
   __device__ __forceinline__ void load_query() {
     constexpr int kRows = Config::kItemRows / kWarps;
-    copy_rows<kRows>(shared_.query, warp() * kRows, arguments_.query, item().head, item().end_row,
-                     [&](int row) { return item().first_row + row; });
+    static_assert(kRows % 8 == 0 && Config::kWarpTileRows % 8 == 0);
+    const ByteRows& query = arguments_.query;
+    copy_rows<kRows>(minference::cuda::shared_address(shared_.query) +
+                         Config::chunk_offset(warp() * kRows + copy_row(), copy_chunk()),
+                     query.data + item().head * query.head_stride, query.row_stride, item().end_row,
+                     [&](int row) { return item().first_row + warp() * kRows + row; });
   }
 
   // Keys (slot 0) or values (slot 1) of the tile.
-  __device__ __forceinline__ void load(int slot, const ByteRows& source) const {
-    std::uint8_t* to = shared_.tile[team()][slot];
-    const int kv_head = item().head / arguments_.schedule.group, first_row = team_warp() * kWarpTileRows;
+  __device__ __forceinline__ void load(int slot, std::int32_t row_stride) const {
+    const int first_row = team_warp() * Config::kWarpTileRows;
+    const std::uint32_t to = copy_ + slot * Config::kTileBytes;
+    const int num_rows = arguments_.shape.kv_len;
     if (in_columns_) {
-      const std::int32_t* column = shared_.column[team()];
-      copy_rows<kWarpTileRows>(to, first_row, source, kv_head, arguments_.shape.kv_len,
-                               [&](int row) { return column[row]; });
+      const std::int32_t* column = shared_.column[team()] + first_row;
+      copy_rows<Config::kWarpTileRows>(to, shared_.source[slot], row_stride, num_rows,
+                                       [&](int row) { return column[row]; });
     } else {
-      const int start = start_;
-      copy_rows<kWarpTileRows>(to, first_row, source, kv_head, arguments_.shape.kv_len,
-                               [&](int row) { return start + row; });
+      const int start = start_ + first_row;
+      copy_rows<Config::kWarpTileRows>(to, shared_.source[slot], row_stride, num_rows,
+                                       [&](int row) { return start + row; });
     }
   }
 
@@ -451,6 +470,7 @@ class Warp {
   SharedMemory<Config>& shared_;
   const Arguments& arguments_;
   std::uint32_t query_, key_, value_;  // what this lane gives ldmatrix for step 0
+  std::uint32_t copy_;                 // where this lane's first chunk of keys goes
   int tile_ = team() - Config::kTeams;  // of the item; behind the tiles, counts tiles of columns
   int start_ = 0;                       // the tile's first key
   bool in_columns_ = false;
@@ -486,6 +506,9 @@ __global__ void __launch_bounds__(kThreads) attention_kernel(const __grid_consta
   if (threadIdx.x == 0) {
     shared.item = Item::of(arguments.shape, index, arguments.cover, cover_words(arguments.shape.kv_len), head,
                            rows);
+    const std::int64_t kv_head = head / arguments.schedule.group;
+    shared.source[0] = arguments.key.data + kv_head * arguments.key.head_stride;
+    shared.source[1] = arguments.value.data + kv_head * arguments.value.head_stride;
   }
   __syncthreads();
   Warp<Config>(shared, arguments).run();

@@ -21,9 +21,7 @@ LSE_TOLERANCE = 1e-3
 def random_blocks(rng: random.Random, q_len: int, kv_len: int) -> HeadIndex:
     key_blocks = -(-kv_len // 64)
     share = rng.choice([0.0, 0.1, 0.5, 1.0])
-    lists = tuple(
-        tuple(j for j in range(key_blocks) if rng.random() < share) for _ in range(-(-q_len // 64))
-    )
+    lists = tuple(tuple(j for j in range(key_blocks) if rng.random() < share) for _ in range(-(-q_len // 64)))
     return HeadIndex(BLOCKS, blocks=lists)
 
 
@@ -83,9 +81,7 @@ class Case:
             forms = [ALL, RELATIVE, RELATIVE, RELATIVE, WINDOW]
             if everything:
                 forms = [*forms, BLOCKS, BLOCKS] if case.causal else [ALL, WINDOW, BLOCKS]
-            case.heads = [
-                random_head(rng, forms, case.q_len, kv_len) for _ in range(kv_heads * group)
-            ]
+            case.heads = [random_head(rng, forms, case.q_len, kv_len) for _ in range(kv_heads * group)]
             if everything and rng.random() < 0.4:
                 for head in case.heads:
                     head.last_dense_rows = rng.choice([0, 0, 1, 17, 64, 100, kv_len])
@@ -112,7 +108,8 @@ def check_case(library: Library, kernel: str, seed: int) -> tuple[str, float, fl
     dtype, dim, q_len, kv_len, group = case.dtype, case.dim, case.q_len, case.kv_len, case.group
     heads = case.kv_heads * group
     query, key, value = (
-        strided(case, h, n, rng) for h, n in ((heads, q_len), (case.kv_heads, kv_len), (case.kv_heads, kv_len))
+        strided(case, h, n, rng)
+        for h, n in ((heads, q_len), (case.kv_heads, kv_len), (case.kv_heads, kv_len))
     )
     spread = rng.choice([1.0, 1.0, 6.0, 40.0])
     for tensor, scale in ((query, 1.0), (key, spread), (value, 1.0)):

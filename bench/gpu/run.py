@@ -44,11 +44,11 @@ def relative_error(a, b) -> float:
 
 
 class Bench:
-    def __init__(self, library: str):
+    def __init__(self, library: str, kernel: str):
         import torch
         from kernel import Library
 
-        self.torch, self.library = torch, Library(library)
+        self.torch, self.library, self.kernel = torch, Library(library), kernel
         self.scale = HEAD_DIM**-0.5
         self.results: list[dict] = []
 
@@ -91,7 +91,9 @@ class Bench:
         dense_out = dense_lse = None
         for name, heads in self.cases(query, key, layers).items():
             device = DeviceIndex.dense() if name == "dense" else DeviceIndex.upload(heads)
-            calls[name] = lambda d=device: self.library.attention(query, key, value, d, out, lse, self.scale)
+            calls[name] = lambda d=device: self.library.attention(
+                query, key, value, d, out, lse, self.scale, kernel=self.kernel
+            )
             out.fill_(float("nan")), lse.fill_(float("nan"))
             calls[name]()
             if dense_out is None:
@@ -177,6 +179,7 @@ def main() -> int:
         "--layers", type=int, nargs="+", default=[15, 0], help="of Llama-3.1-8B; heads look like the first's"
     )
     parser.add_argument("--cases", type=int, default=200, help="random cases of the check")
+    parser.add_argument("--kernel", choices=["sm90", "sm80"], default="sm90")
     parser.add_argument("--commit", default="")
     options = parser.parse_args()
     sys.path[:0] = [str(ROOT / "python")]
@@ -184,13 +187,14 @@ def main() -> int:
 
     # In a process of its own with a time limit, so that a kernel that hangs costs little.
     check = [sys.executable, pathlib.Path(__file__).with_name("check.py"), library, str(options.cases)]
-    if subprocess.run(check, timeout=150).returncode != 0:
+    if subprocess.run([*check, "--kernel", options.kernel], timeout=150).returncode != 0:
         return 1
 
-    bench = Bench(library)
+    bench = Bench(library, options.kernel)
     report = {
         "device": bench.torch.cuda.get_device_name(),
         "torch": bench.torch.__version__,
+        "kernel": options.kernel,
         "commit": options.commit,
         "command": " ".join(sys.argv),
         "query_heads": HEADS,

@@ -22,9 +22,10 @@ typedef enum minference_cuda_form {
 
 typedef enum minference_cuda_kernel {
   MINFERENCE_CUDA_KERNEL_BEST = 0, /* the first of these that serves the call on this device */
-  MINFERENCE_CUDA_KERNEL_SM90 = 1, /* Hopper; D 64, 96 or 128; causal, no block lists, no dense rows; data pointers,
+  MINFERENCE_CUDA_KERNEL_SM90 =
+      1, /* Hopper; D 64, 96 or 128; causal, no block lists, no dense rows; data pointers,
                                       head and row strides multiples of 16 bytes */
-  MINFERENCE_CUDA_KERNEL_SM80 = 2  /* compute capability 8.0 and later; every call */
+  MINFERENCE_CUDA_KERNEL_SM80 = 2 /* compute capability 8.0 and later; every call */
 } minference_cuda_kernel;
 
 /* Which pairs one query head computes. Five int32. */
@@ -55,11 +56,12 @@ typedef struct minference_cuda_attention_call {
   const int32_t* columns;            /* [Hq, column_capacity] */
   void* workspace; /* device memory on a 256-byte boundary, of no other call until this one is done */
   size_t workspace_bytes;
-  void* stream; /* cudaStream_t */
+  void* stream;               /* cudaStream_t */
   int32_t non_causal;         /* 1: no causal mask; then no relative heads */
   int32_t kernel;             /* minference_cuda_kernel */
   const int32_t* row_offsets; /* [Hq, ceil(q_len / 64) + 1], rising from 0; NULL: no head has block lists */
-  const int32_t* key_blocks;  /* [Hq, block_capacity]: row block b computes key_blocks[row_offsets[b]] up to, not
+  const int32_t*
+      key_blocks; /* [Hq, block_capacity]: row block b computes key_blocks[row_offsets[b]] up to, not
                                  including, key_blocks[row_offsets[b + 1]] */
   int32_t block_capacity;
   const int32_t* last_dense_rows; /* [Hq]: so many of the call's last rows compute every pair; NULL: none */

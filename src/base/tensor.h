@@ -34,7 +34,9 @@ struct RowsView {
   std::int64_t head_stride = 0;
   std::int64_t row_stride = 0;
 
-  MINFERENCE_HD float& at(std::int64_t head, std::int64_t row) const { return data[head * head_stride + row * row_stride]; }
+  MINFERENCE_HD float& at(std::int64_t head, std::int64_t row) const {
+    return data[head * head_stride + row * row_stride];
+  }
 };
 
 }  // namespace minference::base

@@ -15,15 +15,23 @@ MINFERENCE_HD constexpr std::int64_t cover_words(std::int64_t kv_len) {
   return base::divide_up<std::int64_t>(kv_len + sparse::kRowBlock, 32);
 }
 
-// Calls set(word, bits) for the words that hold bits of the tile from `start` on, three at most.
-template <class Set>
-MINFERENCE_HD constexpr void cover_tile(std::int64_t kv_len, std::int64_t start, Set&& set) {
-  const std::int64_t begin = kv_len + start, end = begin + sparse::kKeyTile, words = cover_words(kv_len);
-  for (std::int64_t bit = base::max<std::int64_t>(begin, 0); bit < end; bit = (bit / 32 + 1) * 32) {
-    const std::int64_t word_end = base::min((bit / 32 + 1) * 32, end);
-    if (bit / 32 < words) set(bit / 32, 0xffffffffu >> (32 - (word_end - bit)) << (bit % 32));
+// The bits of one tile: those of words first_word to first_word + 2. A word outside the bitmap has none.
+struct CoverBits {
+  std::int64_t first_word;
+  std::uint32_t bits[3];
+
+  // start: of the tile, relative to a row block; above -kv_len - 64.
+  static MINFERENCE_HD constexpr CoverBits of_tile(std::int64_t kv_len, std::int64_t start) {
+    const std::int64_t first_word = (kv_len + start + sparse::kKeyTile) / 32 - 2, words = cover_words(kv_len);
+    const auto shift = static_cast<int>(kv_len + start - 32 * first_word);
+    CoverBits cover{first_word,
+                    {0xffffffffu << shift, 0xffffffffu, shift == 0 ? 0 : 0xffffffffu >> (32 - shift)}};
+    for (int i = 0; i < 3; ++i) {
+      if (first_word + i < 0 || first_word + i >= words) cover.bits[i] = 0;
+    }
+    return cover;
   }
-}
+};
 
 MINFERENCE_HD constexpr bool covers(const std::uint32_t* cover, std::int64_t kv_len,
                                     std::int64_t key_behind_block) {

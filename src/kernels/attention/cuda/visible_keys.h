@@ -32,8 +32,7 @@ struct VisibleKeys {
   // Without the causal rule: keys at a distance below `local` and those before `sink`, all before kv_len.
   static MINFERENCE_HD constexpr VisibleKeys of_both_sides(int position, WindowRule window, int kv_len) {
     const int begin = window.local < 0 || position - window.local + 1 < 0 ? 0 : position - window.local + 1;
-    const int end =
-        window.local < 0 || position + window.local > kv_len ? kv_len : position + window.local;
+    const int end = window.local < 0 || position + window.local > kv_len ? kv_len : position + window.local;
     return {begin, static_cast<unsigned>(end > begin ? end - begin : 0), 0,
             static_cast<unsigned>(window.sink < kv_len ? window.sink : kv_len)};
   }

@@ -54,11 +54,12 @@ struct Item {
 
   // A run of tiles down from run_end, then one down from sink_tiles * 64; or a list of starts.
   std::int32_t run_tiles = 0, run_end = 0, sink_tiles = 0;
-  std::int32_t list_step, list_unit, list_origin;  // tile t starts at origin + unit * list[step * t]
+  std::int32_t list_step = 0, list_unit = 0,
+               list_origin = 0;  // tile t starts at origin + unit * list[step * t]
   const std::int32_t* list = nullptr;
 
-  std::int32_t num_columns = 0;  // those at or behind key_end included
-  std::int32_t block_position;   // of the row block's first row
+  std::int32_t num_columns = 0;     // those at or behind key_end included
+  std::int32_t block_position = 0;  // of the row block's first row
   const std::int32_t* columns = nullptr;
   const std::uint32_t* cover = nullptr;  // cover.h; nullptr: the head has no tiles
 
@@ -92,7 +93,8 @@ struct Item {
         break;
       case sparse::IndexForm::blocks: {
         const std::int64_t num_blocks = base::divide_up(call.q_len, kRowBlock);
-        const std::int32_t* offsets = index.row_offsets + head_number * (num_blocks + 1) + rows.origin / kRowBlock;
+        const std::int32_t* offsets =
+            index.row_offsets + head_number * (num_blocks + 1) + rows.origin / kRowBlock;
         item.num_tiles = offsets[1] - offsets[0];
         item.list = index.key_blocks + head_number * std::int64_t{index.block_capacity} + offsets[1] - 1;
         item.list_step = -1;
@@ -125,8 +127,9 @@ struct Item {
     sink_tiles = base::divide_up(sink, kTileKeys);
     const std::int32_t last = position + (end_row - first_row) - 1;
     const std::int32_t begin = base::max(position - local + 1, 0);
-    const std::int32_t end =
-        local == 0 ? begin : call.causal ? last + 1 : base::min(last + local, call.kv_len);
+    const std::int32_t end = local == 0    ? begin
+                             : call.causal ? last + 1
+                                           : base::min(last + local, call.kv_len);
     run_end = end;
     run_tiles = base::divide_up(end - begin, kTileKeys);
     if (end - run_tiles * kTileKeys < sink_tiles * kTileKeys) {  // they meet: one run down to key 0

@@ -93,9 +93,12 @@ Pairs pairs_of_items(const sparse::SparseIndex& index) {
       .block_capacity = static_cast<std::int32_t>(head.key_blocks.size() + kSpare)};
   const std::int64_t words = cover_words(call.kv_len);
   std::vector<std::uint32_t> cover(2 * words);
-  for (const std::int32_t start : head.tiles)
-    cover_tile(call.kv_len, start,
-               [&](std::int64_t word, std::uint32_t bits) { cover[words + word] |= bits; });
+  for (const std::int32_t start : head.tiles) {
+    const CoverBits covered = CoverBits::of_tile(call.kv_len, start);
+    for (int i = 0; i < 3; ++i) {
+      if (covered.bits[i] != 0) cover[words + covered.first_word + i] |= covered.bits[i];
+    }
+  }
 
   Pairs pairs(index.q_len, std::vector<int>(index.kv_len));
   const int num_items = base::divide_up(call.q_len, kRowBlock) + 1;
@@ -123,7 +126,8 @@ class Draw {
       head.local = below(kv_len + 1) * below(2);
       head.sink = below(kv_len + 1) * below(2);
     } else if (head.form == sparse::IndexForm::relative) {
-      for (int start = -below(100) * below(2); start > -kv_len && !chance(15); start -= kTileKeys + below(90) * below(2))
+      for (int start = -below(100) * below(2); start > -kv_len && !chance(15);
+           start -= kTileKeys + below(90) * below(2))
         head.tiles.push_back(start);
       for (int column = 0; column < kv_len; ++column)
         if (chance(10)) head.columns.push_back(column);

@@ -158,9 +158,8 @@ class Warp {
       for (int panel = 0; panel < Config::kPanels; ++panel) {
         constexpr bool kWhole = Config::kChunks % 8 == 0;
         if (kWhole || panel + 1 < Config::kPanels || copy_chunk() < Config::kChunks % 8) {
-          minference::cuda::copy_async(
-              after_rows(to, i * kCopyRows) + 128 * panel, from + 128 * panel,
-              present && 8 * panel < chunks_left);
+          minference::cuda::copy_async(after_rows(to, i * kCopyRows) + 128 * panel, from + 128 * panel,
+                                       present && 8 * panel < chunks_left);
         }
       }
     }
@@ -232,8 +231,7 @@ class Warp {
   }
 
   // output += weights * values
-  __device__ __forceinline__ void multiply_values(
-      const float (&weights)[Config::kRowTiles][kKeyOctets][4]) {
+  __device__ __forceinline__ void multiply_values(const float (&weights)[Config::kRowTiles][kKeyOctets][4]) {
     using namespace minference::cuda;
     using T = typename Config::T;
 #pragma unroll
@@ -262,7 +260,9 @@ class Warp {
 
   // ---- Masks and softmax
 
-  __device__ __forceinline__ int position_of(int row) const { return item().position + row; }
+  __device__ __forceinline__ int position_of(int row) const {
+    return item().position + row;
+  }
 
   __device__ __forceinline__ VisibleKeys visible_to(int row) const {
     const WindowRule window = {item().local, item().sink};
@@ -369,7 +369,8 @@ class Warp {
 
   // Where the second team leaves this warp's rows, in the order of registers: its tiles are done with.
   __device__ __forceinline__ float* given_output() const {
-    static_assert(2 * Config::kTileBytes >= Config::kItemRows * Config::kHeadDim * static_cast<int>(sizeof(float)));
+    static_assert(2 * Config::kTileBytes >=
+                  Config::kItemRows * Config::kHeadDim * static_cast<int>(sizeof(float)));
     return reinterpret_cast<float*>(shared_.tile[Config::kTeams - 1]) +
            team_warp() * Config::kWarpRows * Config::kHeadDim + lane();
   }
@@ -469,8 +470,8 @@ class Warp {
 
   SharedMemory<Config>& shared_;
   const Arguments& arguments_;
-  std::uint32_t query_, key_, value_;  // what this lane gives ldmatrix for step 0
-  std::uint32_t copy_;                 // where this lane's first chunk of keys goes
+  std::uint32_t query_, key_, value_;   // what this lane gives ldmatrix for step 0
+  std::uint32_t copy_;                  // where this lane's first chunk of keys goes
   int tile_ = team() - Config::kTeams;  // of the item; behind the tiles, counts tiles of columns
   int start_ = 0;                       // the tile's first key
   bool in_columns_ = false;
@@ -504,8 +505,8 @@ __global__ void __launch_bounds__(kThreads) attention_kernel(const __grid_consta
   const ItemRows rows = rows_of<Config>(arguments, head, arguments.schedule.number(place));
   if (rows.end <= rows.begin) return;
   if (threadIdx.x == 0) {
-    shared.item = Item::of(arguments.shape, index, arguments.cover, cover_words(arguments.shape.kv_len), head,
-                           rows);
+    shared.item =
+        Item::of(arguments.shape, index, arguments.cover, cover_words(arguments.shape.kv_len), head, rows);
     const std::int64_t kv_head = head / arguments.schedule.group;
     shared.source[0] = arguments.key.data + kv_head * arguments.key.head_stride;
     shared.source[1] = arguments.value.data + kv_head * arguments.value.head_stride;

@@ -24,8 +24,11 @@ __global__ void paint_cover_kernel(const sparse::DeviceIndex index, std::int64_t
   for (std::int64_t word = threadIdx.x; word < words; word += kPrepareThreads) cover[word] = 0;
   __syncthreads();
   for (int i = threadIdx.x; i < head.num_tiles; i += kPrepareThreads) {
-    cover_tile(kv_len, index.tiles[h * index.tile_capacity + i],
-               [&](std::int64_t word, std::uint32_t bits) { atomicOr(cover + word, bits); });
+    const CoverBits covered = CoverBits::of_tile(kv_len, index.tiles[h * index.tile_capacity + i]);
+#pragma unroll
+    for (int word = 0; word < 3; ++word) {
+      if (covered.bits[word] != 0) atomicOr(cover + covered.first_word + word, covered.bits[word]);
+    }
   }
 }
 
@@ -72,7 +75,8 @@ struct Workspace {
 
 void pack_rows(const base::InputHeads& from, const base::InputHeads& to, Stream stream) {
   if (from.data == to.data) return;
-  const auto blocks = static_cast<unsigned>(base::divide_up<std::int64_t>(from.rows * from.dim / 8, kPrepareThreads));
+  const auto blocks =
+      static_cast<unsigned>(base::divide_up<std::int64_t>(from.rows * from.dim / 8, kPrepareThreads));
   pack_rows_kernel<<<dim3(blocks, static_cast<unsigned>(from.heads)), kPrepareThreads, 0, stream>>>(
       from, static_cast<uint4*>(const_cast<void*>(to.data)));
   check(cudaGetLastError(), "launching the copy of unaligned tensors");

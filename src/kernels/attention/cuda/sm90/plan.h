@@ -71,7 +71,7 @@ struct Plan {
   std::int32_t* next_item;  // work counter
   Item* items;              // [num_items + 1], the last one ends the schedule
   Entry* entries;  // [num_query_heads + 1, entry_capacity]; the last list is the dense one, see prepare.cu
-  std::int32_t* order;  // the same shape
+  std::int32_t* order;          // the same shape
   std::uint32_t* cover;         // [num_query_heads, cover_words]
   const std::int32_t* columns;  // the index's
   void* gathered_key;           // [num_query_heads, gathered_capacity, head_dim], zero behind the last column

@@ -87,9 +87,11 @@ __device__ void list_relative(const HeadLists& lists, int num_tiles, const Plan&
       lists.order[j] = upper;
       if (begins_run || j == 0) lists.entries[upper] = Entry::relative(start + kHalfRows, 2);
       lists.entries[upper + 1] = Entry::relative(start, ends_run ? 1 : 3);
-      cover_tile(plan.kv_len, start, [&](std::int64_t word, std::uint32_t bits) {
-        atomicOr(lists.cover + word, bits);
-      });
+      const CoverBits covered = CoverBits::of_tile(plan.kv_len, start);
+#pragma unroll
+      for (int i = 0; i < 3; ++i) {
+        if (covered.bits[i] != 0) atomicOr(lists.cover + covered.first_word + i, covered.bits[i]);
+      }
     }
     breaks_before += breaks_here;
   }

@@ -125,6 +125,7 @@ void launch_attention(const DeviceAttentionCall& call, Arena& arena, Stream stre
                          .head_dim = static_cast<std::int32_t>(call.query.dim),
                          .shape = {static_cast<std::int32_t>(call.query.rows),
                                    static_cast<std::int32_t>(call.key.rows), call.causal},
+                         .schedule = {},
                          .index = call.index,
                          .cover = workspace.cover};
   pack_rows(call.query, workspace.query, stream);

@@ -27,8 +27,9 @@ from layer import (
     FALLBACK_AUTO,
     FALLBACK_OFF,
     VERTICAL_SLASH,
+    HeadPattern,
     LayerLibrary,
-    Pattern,
+    pattern_of,
 )
 
 sys.path.append(str(pathlib.Path(__file__).resolve().parents[2] / "python"))
@@ -52,8 +53,8 @@ class Cpu:
 
         self._calls, self._library = _calls, _library
 
-    def select(self, column_sums, diagonal_sums, patterns: list[Pattern]) -> tuple[list, list]:
-        array = (Pattern * len(patterns))(*patterns)
+    def select(self, column_sums, diagonal_sums, patterns: list[HeadPattern]) -> tuple[list, list]:
+        array = (HeadPattern * len(patterns))(*patterns)
         return self._calls.select(
             column_sums.cpu().numpy(), diagonal_sums.cpu().numpy(), (ctypes.addressof(array), len(patterns))
         )
@@ -207,6 +208,8 @@ def window_cost_of(head: HeadIndex, q_len: int, kv_len: int) -> float:
 
 
 class Case:
+    pad = 8  # strides are multiples of this many elements
+
     def __init__(self, seed: int):
         rng = self.rng = random.Random(seed)
         torch.manual_seed(seed)
@@ -220,7 +223,7 @@ class Case:
         self.scale = self.dim**-0.5
         self.patterns = [self.pattern() for _ in range(self.num_heads)]
         self.query, self.key, self.value = (
-            strided(h, n, self.dim, self.dtype, rng)
+            strided(self, h, n, rng)
             for h, n in ((self.num_heads, self.q_len), (self.kv_heads, kv_len), (self.kv_heads, kv_len))
         )
         spread = rng.choice([0.3, 1.0, 3.0, 30.0])
@@ -233,17 +236,17 @@ class Case:
         if rng.random() < 0.15:
             self.key[0, 0].copy_(self.key[0, 0, :1].expand(kv_len, -1))
 
-    def pattern(self) -> Pattern:
+    def pattern(self) -> HeadPattern:
         kind = self.rng.choice([VERTICAL_SLASH, VERTICAL_SLASH, VERTICAL_SLASH, ADAPTIVE, A_SHAPE, DENSE])
         if kind == VERTICAL_SLASH:
-            return Pattern.of(kind, *self.rng.choice(BUDGETS))
+            return pattern_of(kind, *self.rng.choice(BUDGETS))
         if kind == ADAPTIVE:
-            return Pattern.of(kind, share_ppm=self.rng.choice([1, 500000, 900000, 950000, 999000, 1000000]))
+            return pattern_of(kind, share_ppm=self.rng.choice([1, 500000, 900000, 950000, 999000, 1000000]))
         if kind == A_SHAPE:
-            return Pattern.of(
+            return pattern_of(
                 kind, self.rng.choice([0, 1, 64, 130, 5000]), self.rng.choice([0, 1, 63, 200, 5000])
             )
-        return Pattern.of(kind)
+        return pattern_of(kind)
 
     def __str__(self) -> str:
         return (
@@ -471,7 +474,7 @@ def check_two_streams(library: LayerLibrary) -> None:
         torch.manual_seed(seed)
         query, key, value = (torch.randn(1, h, 3001, 128, device="cuda").bfloat16() for h in (8, 2, 2))
         out = torch.full_like(query, float("nan"))
-        patterns = [Pattern.of(VERTICAL_SLASH, 100, 800), Pattern.of(ADAPTIVE)] * 4
+        patterns = [pattern_of(VERTICAL_SLASH, 100, 800), pattern_of(ADAPTIVE)] * 4
         call = library.prepare_prefill(query, key, value, out, None, patterns, 128**-0.5, FALLBACK_OFF)
         run_dirty(call)
         calls.append((call, out, out.clone(), torch.cuda.Stream()))

@@ -5,53 +5,29 @@ from __future__ import annotations
 import ctypes
 import dataclasses
 import itertools
+import pathlib
+import sys
 
 import torch
 
-ALL, RELATIVE, WINDOW, BLOCKS = 0, 1, 2, 3
-KERNELS = {"best": 0, "sm90": 1, "sm80": 2}
-_DTYPES = {torch.float32: 1, torch.float16: 2, torch.bfloat16: 3}
+sys.path.append(str(pathlib.Path(__file__).resolve().parents[2] / "python"))
+from minference._cuda_calls import tensor_of  # noqa: E402
+from minference._cuda_library import (  # noqa: E402
+    ALL,
+    BEST,
+    BLOCKS,
+    RELATIVE,
+    SM80,
+    SM90,
+    WINDOW,
+    AttentionCall,
+    Capacity,
+    open_library,
+)
 
+__all__ = ["ALL", "BLOCKS", "RELATIVE", "WINDOW", "DeviceIndex", "HeadIndex", "Library"]
 
-class _Tensor(ctypes.Structure):
-    _fields_ = [
-        ("data", ctypes.c_void_p),
-        ("shape", ctypes.c_int64 * 4),
-        ("stride", ctypes.c_int64 * 4),
-        ("dtype", ctypes.c_int32),
-        ("device", ctypes.c_int32),
-    ]
-
-    @classmethod
-    def of(cls, tensor: torch.Tensor) -> _Tensor:
-        sizes = ctypes.c_int64 * 4
-        return cls(tensor.data_ptr(), sizes(*tensor.shape), sizes(*tensor.stride()), _DTYPES[tensor.dtype], 1)
-
-
-class _Call(ctypes.Structure):
-    _fields_ = [
-        ("struct_size", ctypes.c_size_t),
-        ("query", _Tensor),
-        ("key", _Tensor),
-        ("value", _Tensor),
-        ("out", _Tensor),
-        ("lse", _Tensor),
-        ("softmax_scale", ctypes.c_float),
-        ("tile_capacity", ctypes.c_int32),
-        ("column_capacity", ctypes.c_int32),
-        ("heads", ctypes.c_void_p),
-        ("tiles", ctypes.c_void_p),
-        ("columns", ctypes.c_void_p),
-        ("workspace", ctypes.c_void_p),
-        ("workspace_bytes", ctypes.c_size_t),
-        ("stream", ctypes.c_void_p),
-        ("non_causal", ctypes.c_int32),
-        ("kernel", ctypes.c_int32),
-        ("row_offsets", ctypes.c_void_p),
-        ("key_blocks", ctypes.c_void_p),
-        ("block_capacity", ctypes.c_int32),
-        ("last_dense_rows", ctypes.c_void_p),
-    ]
+KERNELS = {"best": BEST, "sm90": SM90, "sm80": SM80}
 
 
 @dataclasses.dataclass
@@ -117,13 +93,8 @@ def _address(tensor: torch.Tensor | None) -> int | None:
 
 class Library:
     def __init__(self, path: str):
-        self._library = ctypes.CDLL(path)
-        self._library.minference_cuda_last_error.restype = ctypes.c_char_p
+        self.functions = open_library(path)
         self._workspace = torch.empty(0, dtype=torch.uint8, device="cuda")
-
-    def _check(self, status: int) -> None:
-        if status != 0:
-            raise RuntimeError(self._library.minference_cuda_last_error().decode())
 
     def attention(
         self,
@@ -138,32 +109,28 @@ class Library:
         kernel: str = "best",
     ) -> None:
         """query, out [1, Hq, q_len, D]; key, value [1, Hkv, kv_len, D]; lse [1, Hq, q_len, 1] f32."""
-        call = _Call(
-            ctypes.sizeof(_Call),
-            _Tensor.of(query),
-            _Tensor.of(key),
-            _Tensor.of(value),
-            _Tensor.of(out),
-            _Tensor.of(lse),
-            softmax_scale,
-            index.tiles.shape[1],
-            index.columns.shape[1],
-            _address(index.heads),
-            index.tiles.data_ptr(),
-            index.columns.data_ptr(),
-            None,
-            0,
-            torch.cuda.current_stream().cuda_stream,
-            not causal,
-            KERNELS[kernel],
-            _address(index.row_offsets),
-            _address(index.key_blocks),
-            0 if index.key_blocks is None else index.key_blocks.shape[1],
-            _address(index.last_dense_rows),
+        call = AttentionCall(
+            query=tensor_of(query),
+            key=tensor_of(key),
+            value=tensor_of(value),
+            out=tensor_of(out),
+            lse=tensor_of(lse),
+            softmax_scale=softmax_scale,
+            capacity=Capacity(index.tiles.shape[1], index.columns.shape[1]),
+            heads=_address(index.heads),
+            tiles=index.tiles.data_ptr(),
+            columns=index.columns.data_ptr(),
+            stream=torch.cuda.current_stream().cuda_stream,
+            non_causal=not causal,
+            kernel=KERNELS[kernel],
+            row_offsets=_address(index.row_offsets),
+            key_blocks=_address(index.key_blocks),
+            block_capacity=0 if index.key_blocks is None else index.key_blocks.shape[1],
+            last_dense_rows=_address(index.last_dense_rows),
         )
         size = ctypes.c_size_t()
-        self._check(self._library.minference_cuda_attention_workspace(ctypes.byref(call), ctypes.byref(size)))
+        self.functions.attention_workspace(ctypes.byref(call), ctypes.byref(size))
         if self._workspace.numel() < size.value:
             self._workspace = torch.empty(size.value, dtype=torch.uint8, device="cuda")
         call.workspace, call.workspace_bytes = self._workspace.data_ptr(), self._workspace.numel()
-        self._check(self._library.minference_cuda_attention(ctypes.byref(call)))
+        self.functions.attention(ctypes.byref(call))

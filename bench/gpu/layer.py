@@ -2,115 +2,47 @@
 
 from __future__ import annotations
 
+import collections.abc
 import ctypes
 import dataclasses
-from collections.abc import Sequence
 
 import torch
-from kernel import ALL, RELATIVE, DeviceIndex, HeadIndex, Library, _Tensor
+from kernel import RELATIVE, DeviceIndex, HeadIndex, Library
 
-DENSE, A_SHAPE, VERTICAL_SLASH, BLOCK_SPARSE, ADAPTIVE = range(5)
-FALLBACK_AUTO, FALLBACK_OFF = 0, 1
+from minference._cuda_calls import tensor_of
+from minference._cuda_library import Capacity, IndexCall, PrefillCall, VerticalSlashCall
+from minference._library import (
+    A_SHAPE,
+    ADAPTIVE,
+    DENSE,
+    FALLBACK_AUTO,
+    FALLBACK_OFF,
+    VERTICAL_SLASH,
+    HeadPattern,
+    Sequence,
+    Sized,
+    Tensor,
+)
 
-_ABSENT = _Tensor()
+__all__ = [
+    "ADAPTIVE",
+    "A_SHAPE",
+    "DENSE",
+    "FALLBACK_AUTO",
+    "FALLBACK_OFF",
+    "VERTICAL_SLASH",
+    "HeadPattern",
+    "LayerIndex",
+    "LayerLibrary",
+    "PreparedCall",
+    "pattern_of",
+]
 
-
-class Pattern(ctypes.Structure):
-    """minference_head_pattern."""
-
-    _fields_ = [
-        ("pattern", ctypes.c_int32),
-        ("size", ctypes.c_int32 * 2),
-        ("last_dense_rows", ctypes.c_int32),
-        ("share_ppm", ctypes.c_int32),
-    ]
-
-    @classmethod
-    def of(cls, pattern: int, first: int = 0, second: int = 0, share_ppm: int = 950000) -> Pattern:
-        return cls(pattern, (first, second), 0, share_ppm)
-
-
-class _SequenceRecord(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_int64) for name in ("batch", "q_begin", "q_len", "kv_begin", "kv_len")]
-
-
-class _Capacity(ctypes.Structure):
-    _fields_ = [("tiles", ctypes.c_int32), ("columns", ctypes.c_int32)]
-
-
-class _Sized(ctypes.Structure):
-    def __init__(self, **fields):
-        super().__init__(struct_size=ctypes.sizeof(type(self)), **fields)
+_ABSENT = Tensor()
 
 
-class _IndexCall(_Sized):
-    _fields_ = [
-        ("struct_size", ctypes.c_size_t),
-        ("query", _Tensor),
-        ("key", _Tensor),
-        ("softmax_scale", ctypes.c_float),
-        ("fallback", ctypes.c_int32),
-        ("heads", ctypes.c_void_p),
-        ("num_heads", ctypes.c_int64),
-        ("capacity", _Capacity),
-        ("index_heads", ctypes.c_void_p),
-        ("tiles", ctypes.c_void_p),
-        ("columns", ctypes.c_void_p),
-        ("pairs", ctypes.c_void_p),
-        ("offsets", ctypes.c_void_p),
-        ("offset_counts", ctypes.c_void_p),
-        ("offset_capacity", ctypes.c_int32),
-        ("column_sums", ctypes.c_void_p),
-        ("diagonal_sums", ctypes.c_void_p),
-        ("workspace", ctypes.c_void_p),
-        ("workspace_bytes", ctypes.c_size_t),
-        ("stream", ctypes.c_void_p),
-    ]
-
-
-class _VerticalSlashCall(_Sized):
-    _fields_ = [
-        ("struct_size", ctypes.c_size_t),
-        ("q_len", ctypes.c_int64),
-        ("kv_len", ctypes.c_int64),
-        ("num_heads", ctypes.c_int64),
-        ("columns", ctypes.c_void_p),
-        ("num_columns", ctypes.c_void_p),
-        ("column_stride", ctypes.c_int32),
-        ("offset_stride", ctypes.c_int32),
-        ("offsets", ctypes.c_void_p),
-        ("num_offsets", ctypes.c_void_p),
-        ("capacity", _Capacity),
-        ("index_heads", ctypes.c_void_p),
-        ("tiles", ctypes.c_void_p),
-        ("index_columns", ctypes.c_void_p),
-        ("pairs", ctypes.c_void_p),
-        ("workspace", ctypes.c_void_p),
-        ("workspace_bytes", ctypes.c_size_t),
-        ("stream", ctypes.c_void_p),
-    ]
-
-
-class _PrefillCall(_Sized):
-    _fields_ = [
-        ("struct_size", ctypes.c_size_t),
-        ("query", _Tensor),
-        ("key", _Tensor),
-        ("value", _Tensor),
-        ("out", _Tensor),
-        ("lse", _Tensor),
-        ("softmax_scale", ctypes.c_float),
-        ("fallback", ctypes.c_int32),
-        ("sequences", ctypes.c_void_p),
-        ("num_sequences", ctypes.c_int64),
-        ("heads", ctypes.c_void_p),
-        ("num_heads", ctypes.c_int64),
-        ("column_capacity", ctypes.c_int32),
-        ("pairs", ctypes.c_void_p),
-        ("workspace", ctypes.c_void_p),
-        ("workspace_bytes", ctypes.c_size_t),
-        ("stream", ctypes.c_void_p),
-    ]
+def pattern_of(pattern: int, first: int = 0, second: int = 0, share_ppm: int = 950000) -> HeadPattern:
+    return HeadPattern(pattern, (first, second), 0, share_ppm)
 
 
 @dataclasses.dataclass
@@ -145,7 +77,7 @@ class LayerIndex:
 class PreparedCall:
     """A call with its workspace: launches on the current stream, and keeps alive what it borrows."""
 
-    def __init__(self, library: LayerLibrary, name: str, call: _Sized, kept: list):
+    def __init__(self, library: LayerLibrary, name: str, call: Sized, kept: list):
         self._library, self._name, self._call, self._kept = library, name, call, kept
         size = ctypes.c_size_t()
         library.run(f"{name}_workspace", ctypes.byref(call), ctypes.byref(size))
@@ -160,23 +92,23 @@ class PreparedCall:
 
 class LayerLibrary(Library):
     def run(self, name: str, *arguments) -> None:
-        self._check(getattr(self._library, f"minference_cuda_{name}")(*arguments))
+        getattr(self.functions, name)(*arguments)
 
     def prepare_index(
         self,
         query: torch.Tensor,
         key: torch.Tensor,
-        patterns: Sequence[Pattern],
+        patterns: collections.abc.Sequence[HeadPattern],
         softmax_scale: float,
         fallback: int = FALLBACK_AUTO,
         details: bool = False,
     ) -> tuple[PreparedCall, LayerIndex]:
         """query [1, Hq, q_len, D], key [1, Hkv, kv_len, D]. `details`: offsets and sums too."""
         num_heads, kv_len = query.shape[1], key.shape[2]
-        array = (Pattern * num_heads)(*patterns)
-        call = _IndexCall(
-            query=_Tensor.of(query),
-            key=_Tensor.of(key),
+        array = (HeadPattern * num_heads)(*patterns)
+        call = IndexCall(
+            query=tensor_of(query),
+            key=tensor_of(key),
             softmax_scale=softmax_scale,
             fallback=fallback,
             heads=ctypes.addressof(array),
@@ -221,7 +153,7 @@ class LayerLibrary(Library):
             ),
             torch.zeros(num_heads, dtype=torch.int64, device="cuda"),
         )
-        call = _VerticalSlashCall(
+        call = VerticalSlashCall(
             q_len=q_len,
             kv_len=kv_len,
             num_heads=num_heads,
@@ -231,7 +163,7 @@ class LayerLibrary(Library):
             offsets=given_offsets.data_ptr(),
             num_offsets=offset_counts.data_ptr(),
             offset_stride=given_offsets.shape[1],
-            capacity=_Capacity(index.device.tiles.shape[1], index.device.columns.shape[1]),
+            capacity=Capacity(index.device.tiles.shape[1], index.device.columns.shape[1]),
             index_heads=index.device.heads.data_ptr(),
             tiles=index.device.tiles.data_ptr(),
             index_columns=index.device.columns.data_ptr(),
@@ -249,21 +181,21 @@ class LayerLibrary(Library):
         value: torch.Tensor,
         out: torch.Tensor,
         lse: torch.Tensor | None,
-        patterns: Sequence[Pattern],
+        patterns: collections.abc.Sequence[HeadPattern],
         softmax_scale: float,
         fallback: int = FALLBACK_AUTO,
-        sequences: Sequence[tuple[int, int, int, int, int]] | None = None,
+        sequences: collections.abc.Sequence[tuple[int, int, int, int, int]] | None = None,
         pairs: torch.Tensor | None = None,
     ) -> PreparedCall:
         """query, out [B, Hq, q_len, D], key, value [B, Hkv, kv_len, D], lse [B, Hq, q_len, 1] f32."""
-        array = (Pattern * query.shape[1])(*patterns)
-        records = None if sequences is None else (_SequenceRecord * len(sequences))(*sequences)
-        call = _PrefillCall(
-            query=_Tensor.of(query),
-            key=_Tensor.of(key),
-            value=_Tensor.of(value),
-            out=_Tensor.of(out),
-            lse=_ABSENT if lse is None else _Tensor.of(lse),
+        array = (HeadPattern * query.shape[1])(*patterns)
+        records = None if sequences is None else (Sequence * len(sequences))(*sequences)
+        call = PrefillCall(
+            query=tensor_of(query),
+            key=tensor_of(key),
+            value=tensor_of(value),
+            out=tensor_of(out),
+            lse=_ABSENT if lse is None else tensor_of(lse),
             softmax_scale=softmax_scale,
             fallback=fallback,
             sequences=None if records is None else ctypes.addressof(records),
@@ -274,6 +206,3 @@ class LayerLibrary(Library):
         )
         kept = [query, key, value, out, lse, array, records, pairs]
         return PreparedCall(self, "prefill", call, kept)
-
-
-__all__ = ["ALL", "RELATIVE", "LayerIndex", "LayerLibrary", "Pattern", "PreparedCall"]

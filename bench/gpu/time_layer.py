@@ -15,7 +15,7 @@ import statistics
 import sys
 
 import torch
-from layer import ADAPTIVE, FALLBACK_AUTO, FALLBACK_OFF, VERTICAL_SLASH, LayerLibrary, Pattern
+from layer import ADAPTIVE, FALLBACK_AUTO, FALLBACK_OFF, VERTICAL_SLASH, LayerLibrary, pattern_of
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "python")]
@@ -65,10 +65,10 @@ def measure(library: LayerLibrary, num_tokens: int, options: argparse.Namespace)
 
     layer_budgets = budgets(options.layer)
     query, key, value = make_qkv(num_tokens, [head_type_of_budget(*b) for b in layer_budgets], KV_HEADS)
-    published = [Pattern.of(VERTICAL_SLASH, *budget) for budget in layer_budgets]
+    published = [pattern_of(VERTICAL_SLASH, *budget) for budget in layer_budgets]
     settings = {
         f"layer {options.layer}": published,
-        "adaptive 0.95": [Pattern.of(ADAPTIVE)] * HEADS,
+        "adaptive 0.95": [pattern_of(ADAPTIVE)] * HEADS,
     }
     all_pairs = HEADS * num_tokens * (num_tokens + 1) // 2
     rows, calls = [], {}

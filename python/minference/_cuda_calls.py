@@ -38,10 +38,11 @@ def _describe(tensor, name, device):
         or any(stride * size % _ALIGNMENT for stride in tensor.stride()[:3])
     ):
         tensor = tensor.clone(memory_format=torch.contiguous_format)
-    return tensor, _tensor(tensor)
+    return tensor, tensor_of(tensor)
 
 
-def _tensor(tensor):
+def tensor_of(tensor):
+    """The minference_tensor of a float32, float16 or bfloat16 tensor of four dimensions on a GPU."""
     dtype = _library.F32 if tensor.dtype == torch.float32 else _DTYPES[tensor.dtype]
     return _library.Tensor(tensor.data_ptr(), tensor.shape, tensor.stride(), dtype, _CUDA)
 
@@ -115,8 +116,8 @@ def prefill(
         query=query_tensor,
         key=key_tensor,
         value=value_tensor,
-        out=_tensor(out),
-        lse=_tensor(lse) if want_lse else _ABSENT,
+        out=tensor_of(out),
+        lse=tensor_of(lse) if want_lse else _ABSENT,
         softmax_scale=softmax_scale,
         fallback=fallback,
         sequences=sequences[0],
@@ -187,11 +188,11 @@ def vertical_slash(query, key, value, columns, offsets, softmax_scale, causal, w
         index = _vertical_slash_index(columns[b], offsets[b], q_len, key.shape[2])
         entry = slice(b, b + 1)
         call = _cuda_library.AttentionCall(
-            query=_tensor(query[entry]),
-            key=_tensor(key[entry]),
-            value=_tensor(value[entry]),
-            out=_tensor(out[entry]),
-            lse=_tensor(lse[entry]) if want_lse else _ABSENT,
+            query=tensor_of(query[entry]),
+            key=tensor_of(key[entry]),
+            value=tensor_of(value[entry]),
+            out=tensor_of(out[entry]),
+            lse=tensor_of(lse[entry]) if want_lse else _ABSENT,
             softmax_scale=softmax_scale or head_dim**-0.5,
             capacity=index.capacity,
             heads=index.heads.data_ptr(),
@@ -245,8 +246,8 @@ def estimate(query, key, softmax_scale):
     )
     for b in range(batch):
         call = _cuda_library.IndexCall(
-            query=_tensor(query[b : b + 1]),
-            key=_tensor(key[b : b + 1]),
+            query=tensor_of(query[b : b + 1]),
+            key=tensor_of(key[b : b + 1]),
             softmax_scale=softmax_scale,
             fallback=_library.FALLBACK_OFF,
             heads=ctypes.addressof(heads),

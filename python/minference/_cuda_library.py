@@ -7,7 +7,8 @@ from ctypes import POINTER, Structure, c_char_p, c_float, c_int32, c_int64, c_si
 
 from ._library import STATUS, Functions, Sized, Tensor, load_named
 
-ALL, RELATIVE, WINDOW = 0, 1, 2
+ALL, RELATIVE, WINDOW, BLOCKS = 0, 1, 2, 3
+BEST, SM90, SM80 = 0, 1, 2
 
 
 class Capacity(Structure):
@@ -30,6 +31,12 @@ class AttentionCall(Sized):
         ("workspace", c_void_p),
         ("workspace_bytes", c_size_t),
         ("stream", c_void_p),
+        ("non_causal", c_int32),
+        ("kernel", c_int32),
+        ("row_offsets", c_void_p),
+        ("key_blocks", c_void_p),
+        ("block_capacity", c_int32),
+        ("last_dense_rows", c_void_p),
     ]
 
 
@@ -118,6 +125,11 @@ _PROTOTYPES = {
 }
 
 
+def open_library(path) -> Functions:
+    """The library at `path`."""
+    return Functions(path, "minference_cuda_", _PROTOTYPES)
+
+
 @functools.cache
 def load() -> Functions:
     """Load ``libminference_cuda.so``: the path in ``MINFERENCE_CUDA_LIBRARY``, or the one beside the package.
@@ -127,8 +139,4 @@ def load() -> Functions:
     ImportError
         If there is none or it cannot be loaded.
     """
-
-    def functions(path):
-        return Functions(path, "minference_cuda_", _PROTOTYPES)
-
-    return load_named(functions, "libminference_cuda.so", "MINFERENCE_CUDA_LIBRARY")
+    return load_named(open_library, "libminference_cuda.so", "MINFERENCE_CUDA_LIBRARY")

@@ -51,7 +51,8 @@ Plan lay_out(const DeviceAttentionCall& call, base::Arena& arena) {
   plan.next_item = arena.take<std::int32_t>(1);
   plan.items = arena.take<Item>(plan.schedule.num_items() + 1);
   plan.entries = arena.take<Entry>((num_heads + 1) * plan.entry_capacity);
-  plan.order = arena.take<std::int32_t>((num_heads + 1) * plan.entry_capacity);
+  plan.order = arena.take<std::int32_t>((num_heads + 1) * plan.entry_capacity +
+                                        plan.gathered_capacity / kTileKeys + kOrderAhead);
   plan.cover = arena.take<std::uint32_t>(num_heads * plan.cover_words);
   const std::int64_t gathered = num_heads * plan.gathered_capacity * call.key.dim;
   plan.gathered_key = arena.take<std::uint16_t>(gathered);

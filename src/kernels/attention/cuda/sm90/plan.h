@@ -17,6 +17,10 @@ inline constexpr int kHalfRows = static_cast<int>(sparse::kRowBlock);
 inline constexpr int kItemRows = 2 * kHalfRows;
 inline constexpr int kTileKeys = static_cast<int>(sparse::kKeyTile);
 
+// A half reads its tiles, two a step, two steps before it takes them, and its columns' steps do not stop it: it
+// reads so many places of `order` behind its tiles and its column tiles at most, and uses none of them.
+inline constexpr int kOrderAhead = 5;
+
 // One tile that an item loads: its start, relative to the position of the item's first row unless `absolute`,
 // and which halves compute it (bit 0: lower, bit 1: upper).
 struct Entry {
@@ -71,7 +75,7 @@ struct Plan {
   std::int32_t* next_item;  // work counter
   Item* items;              // [num_items + 1], the last one ends the schedule
   Entry* entries;  // [num_query_heads + 1, entry_capacity]; the last list is the dense one, see prepare.cu
-  std::int32_t* order;          // the same shape
+  std::int32_t* order;          // the same shape, and room behind the last list for what is read ahead
   std::uint32_t* cover;         // [num_query_heads, cover_words]
   const std::int32_t* columns;  // the index's
   void* gathered_key;           // [num_query_heads, gathered_capacity, head_dim], zero behind the last column

@@ -7,7 +7,7 @@
     python bench/transformers_ttft.py --device cuda --parts first_token answers --lengths 32768 131072
 
 Parts, each written to OUTPUT/transformers_PART.json, or transformers_PART_cuda.json:
-    first_token   time to first token and peak memory, every run in a process of its own, attentions in turn
+    first_token   time to first token and peak memory, attentions in turn; on a CPU every run in a process of its own
     answers       needle prompts answered right, density, kept attention mass
     short         prompts of 16 to 4096 tokens, patched and unpatched in turn: median ratio, bootstrap interval
     decode        tokens a second after a long prompt, patched and unpatched in turn
@@ -16,6 +16,7 @@ Parts, each written to OUTPUT/transformers_PART.json, or transformers_PART_cuda.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import resource
 import subprocess
@@ -49,15 +50,22 @@ def patched(model, attention: str):
 # ---- first_token -----------------------------------------------------------------------------------------------------
 
 
-def first_token_in_this_process(attention: str, length: int, device: str) -> dict:
+@functools.cache
+def loaded(device: str, length: int):
+    """The model, and the prompt's tokens."""
     model, tokenizer = needle.load(device=device)
-    token_ids = ttft.token_ids_of(tokenizer, length)
+    return model, ttft.token_ids_of(tokenizer, length)
+
+
+def first_token_in_this_process(attention: str, length: int, device: str) -> dict:
+    model, token_ids = loaded(device, length)
 
     def measure():
         answer(model, token_ids[:WARM_UP_TOKENS], 2)
         if device == "cuda":
             # The first pass of a length also pays for memory and for choices of kernels.
             answer(model, token_ids, 1)
+            torch.cuda.reset_peak_memory_stats()
         return answer(model, token_ids, 1).seconds_to_first_token
 
     if attention == "floor":
@@ -66,6 +74,7 @@ def first_token_in_this_process(attention: str, length: int, device: str) -> dic
     else:
         patched(model, attention)
         seconds = measure()
+        MInference("hf")(model)
     if device == "cuda":
         peak_mib = torch.cuda.max_memory_allocated() / 2**20
     else:
@@ -73,9 +82,11 @@ def first_token_in_this_process(attention: str, length: int, device: str) -> dic
     return {"seconds": seconds, "peak_mib": peak_mib, "tokens": len(token_ids)}
 
 
-def first_token_in_a_process(attention: str, length: int, args) -> dict:
-    command = [sys.executable, __file__, "--run", attention, str(length)]
-    command += ["--threads", str(args.threads), "--device", args.device]
+def one_first_token(attention: str, length: int, args) -> dict:
+    """On a CPU in a process of its own, whose peak memory is the run's."""
+    if args.device == "cuda":
+        return first_token_in_this_process(attention, length, args.device)
+    command = [sys.executable, __file__, "--run", attention, str(length), "--threads", str(args.threads)]
     return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
@@ -87,7 +98,7 @@ def first_token(args) -> list[dict]:
             for name in args.attentions:
                 # Dense attention on a CPU takes many times longer and varies less: one run will do.
                 if name != "sdpa" or i == 0 or args.device == "cuda":
-                    runs[name].append(first_token_in_a_process(name, length, args))
+                    runs[name].append(one_first_token(name, length, args))
                     print(length, name, runs[name][-1], file=sys.stderr, flush=True)
         seconds = {name: [run["seconds"] for run in runs[name]] for name in runs}
         for row in ttft.first_token_rows(seconds, "sdpa"):

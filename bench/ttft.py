@@ -36,7 +36,7 @@ def first_token_rows(seconds: dict[str, list[float]], baseline: str) -> list[dic
         if {"floor", baseline} <= medians.keys():
             row["sooner"] = round(medians[baseline] / medians[name], 2)
             attention_seconds = medians[name] - medians["floor"]
-            row["attention_seconds"] = round(attention_seconds, 3)
+            row["attention_seconds"] = round(attention_seconds, 5)
             if name != "floor":
                 row["attention_sooner"] = round((medians[baseline] - medians["floor"]) / attention_seconds, 1)
         rows.append(row)

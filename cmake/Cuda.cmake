@@ -55,6 +55,7 @@ minference_cuda_library(minference_cuda SHARED "80;90-real"
   ${root}/src/capi/tensors.cc
   ${root}/src/cuda/tensor_map.cu
   ${root}/src/kernels/estimate/cuda/estimate.cu
+  ${root}/src/kernels/gather/cuda/gather_pages.cu
   ${root}/src/kernels/index/cuda/index.cu
   ${root}/src/kernels/select/cuda/select.cu
   ${root}/src/prefill/cuda/layer.cc

@@ -153,7 +153,12 @@ MINFERENCE_API minference_status
 minference_cuda_vertical_slash(const minference_cuda_vertical_slash_call* call);
 
 /* estimate -> select -> index -> attend for all heads of one layer: minference_prefill. Sequences, in host
- * memory, are computed one after the other on the stream; rows in none get out = 0 and lse = -inf. */
+ * memory, are computed one after the other on the stream; rows in none get out = 0 and lse = -inf.
+ *
+ * With a block table keys and values are read from a paged cache: key and value are pools of pages,
+ * [num_pages, Hkv, page_size, D] in any strides (those of vLLM's and FlashAttention's [num_pages, page_size,
+ * Hkv, D] too), and key k of sequence i lies in row k % page_size of page block_table[i][k / page_size].
+ * `sequences` is then given, with kv_begin 0. The workspace holds the keys and values of one sequence more. */
 typedef struct minference_cuda_prefill_call {
   size_t struct_size;
   minference_tensor query;              /* [B, Hq, q_len, D] */
@@ -171,6 +176,9 @@ typedef struct minference_cuda_prefill_call {
   void* workspace;
   size_t workspace_bytes;
   void* stream;
+  const int32_t* block_table; /* device memory, [num_sequences, block_table_stride]; NULL: not paged. Its
+                                 pages are trusted to be in the pool */
+  int64_t block_table_stride; /* pages a sequence can have */
 } minference_cuda_prefill_call;
 MINFERENCE_API minference_status minference_cuda_prefill_workspace(const minference_cuda_prefill_call* call,
                                                                    size_t* bytes);

@@ -66,6 +66,7 @@ def prefill(
     want_lse,
     out=None,
     want_statistics=False,
+    block_table=None,
 ):
     """Run a layer.
 
@@ -77,6 +78,8 @@ def prefill(
         Address of int64 ``[num_sequences, 5]`` or None, and num_sequences.
     out : array, optional
         Where to write; made contiguous when left out.
+    block_table : torch.Tensor, optional
+        As in `minference.prefill_attention`.
 
     Returns
     -------
@@ -98,7 +101,10 @@ def prefill(
             want_lse,
             out,
             want_statistics,
+            block_table,
         )
+    if block_table is not None:
+        raise NotImplementedError("block_table must be None for tensors on the CPU")
     arrays = arrays_of(query)
     query, query_tensor = arrays.describe(query, "query")
     key, key_tensor = arrays.describe(key, "key")

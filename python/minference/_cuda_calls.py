@@ -96,7 +96,18 @@ def _refusal(dtype, head_dim, heads):
 
 
 def prefill(
-    query, key, value, heads, sequences, softmax_scale, causal, fallback, want_lse, out, want_statistics
+    query,
+    key,
+    value,
+    heads,
+    sequences,
+    softmax_scale,
+    causal,
+    fallback,
+    want_lse,
+    out,
+    want_statistics,
+    block_table,
 ):
     if not causal:
         raise NotImplementedError("causal must be True on CUDA, got False")
@@ -109,6 +120,8 @@ def prefill(
         out = torch.empty(query.shape, dtype=query.dtype, device=device)
     lse = torch.empty((batch, num_heads, q_len, 1), device=device) if want_lse else None
     num_sequences = sequences[1] if sequences[0] else batch
+    if block_table is not None:
+        block_table = _checked_block_table(block_table, num_sequences, device)
     pairs = None
     if want_statistics:
         pairs = torch.empty((num_sequences, num_heads), dtype=torch.int64, device=device)
@@ -125,6 +138,8 @@ def prefill(
         heads=heads[0],
         num_heads=heads[1],
         pairs=pairs.data_ptr() if want_statistics else None,
+        block_table=None if block_table is None else block_table.data_ptr(),
+        block_table_stride=0 if block_table is None else block_table.shape[1],
     )
     if not want_statistics:
         run("prefill", call, device)
@@ -138,6 +153,21 @@ def prefill(
     statistics = _statistics(pairs, _all_pairs(sequences, batch, q_len, key.shape[2]), heads)
     statistics.seconds_attend = begin.elapsed_time(end) / 1000
     return out, lse[..., 0] if want_lse else None, statistics
+
+
+def _checked_block_table(block_table, num_sequences, device):
+    if not isinstance(block_table, torch.Tensor) or block_table.dtype != torch.int32:
+        raise ValueError(
+            f"block_table must be an int32 tensor, got {getattr(block_table, 'dtype', type(block_table).__name__)}"
+        )
+    if block_table.device != device:
+        raise ValueError(f"block_table must be on query's device {device}, got {block_table.device}")
+    if block_table.ndim != 2 or block_table.shape[0] != num_sequences or block_table.shape[1] == 0:
+        raise ValueError(
+            f"block_table must have shape [num_sequences, pages] = [{num_sequences}, at least 1], "
+            f"got {list(block_table.shape)}"
+        )
+    return block_table.contiguous()
 
 
 def _all_pairs(sequences, batch, q_len, kv_len):

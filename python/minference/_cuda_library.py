@@ -107,6 +107,8 @@ class PrefillCall(Sized):
         ("workspace", c_void_p),
         ("workspace_bytes", c_size_t),
         ("stream", c_void_p),
+        ("block_table", c_void_p),
+        ("block_table_stride", c_int64),
     ]
 
 

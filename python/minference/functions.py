@@ -60,6 +60,7 @@ def prefill_attention(
     softmax_scale=None,
     causal=True,
     sequences=None,
+    block_table=None,
     fallback="auto",
     return_lse=False,
     return_statistics=False,
@@ -82,6 +83,11 @@ def prefill_attention(
         ``[kv_begin, kv_begin + kv_len)`` of the same entry, as (batch, q_begin, q_len, kv_begin, kv_len).
         Describes padded and packed batches; every entry whole when left out. Rows in no sequence get out = 0
         and lse = -inf.
+    block_table : torch.Tensor, optional
+        int32 ``[num_sequences, most pages]`` on a GPU: key and value are pools of pages, ``[num_pages, Hkv,
+        page_size, D]``, and key k of sequence i is row ``k % page_size`` of page ``block_table[i, k //
+        page_size]``. A cache ``[num_pages, page_size, Hkv, D]`` is passed as ``cache.transpose(1, 2)``.
+        Needs `sequences`, with kv_begin 0. CUDA tensors only.
     fallback : {"auto", "off"}
         "auto" runs short calls, and heads whose pattern would cost more than dense attention, densely.
     return_lse : bool
@@ -110,6 +116,8 @@ def prefill_attention(
     if _is_traced(query):
         if return_statistics:
             raise NotImplementedError("return_statistics must be False under torch.compile and torch.export")
+        if block_table is not None:
+            raise NotImplementedError("block_table must be None under torch.compile and torch.export")
         from . import _torch_ops
 
         out, lse = _torch_ops.prefill(
@@ -131,6 +139,7 @@ def prefill_attention(
         _FALLBACKS[fallback],
         return_lse,
         want_statistics=return_statistics,
+        block_table=block_table,
     )
     results = [out] + [lse] * return_lse + [statistics] * return_statistics
     return results[0] if len(results) == 1 else tuple(results)

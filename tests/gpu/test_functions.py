@@ -126,6 +126,70 @@ def test_padded_batches_and_any_strides():
     )
 
 
+@pytest.mark.parametrize("page_size", [16, 64, 128])
+@pytest.mark.parametrize(
+    "pattern", [patterns.vertical_slash(100, 800), patterns.a_shape(64, 512), patterns.dense()]
+)
+def test_paged_keys_and_values_give_the_bits_of_contiguous_ones(page_size, pattern):
+    """Two sequences, one a later chunk, in shuffled pages of a cache as vLLM lays it out."""
+    lengths = [4096, 2999]
+    chunks = [layer(n, n, heads=4, kv_heads=2, batch=1, seed=n) for n in lengths]
+    num_pages = [-(-n // page_size) for n in lengths]
+    table = torch.full((2, max(num_pages)), -1, dtype=torch.int32)
+    order = torch.randperm(sum(num_pages) + 3, generator=torch.Generator().manual_seed(5)).int()
+    caches = [
+        torch.full((len(order), page_size, 2, 64), float("nan"), dtype=torch.bfloat16) for _ in range(2)
+    ]
+    for i, (_, *key_value) in enumerate(chunks):
+        pages = order[sum(num_pages[:i]) :][: num_pages[i]]
+        table[i, : num_pages[i]] = pages
+        for cache, rows in zip(caches, key_value):
+            padded = torch.nn.functional.pad(
+                rows[0].transpose(0, 1), (0, 0, 0, 0, 0, -lengths[i] % page_size)
+            )
+            cache[pages.long()] = padded.reshape(num_pages[i], page_size, 2, 64)
+    # Packed rows of both: all of the first sequence, the last 1,500 of the second.
+    query = torch.cat([chunks[0][0], chunks[1][0][:, :, -1500:]], dim=2).cuda()
+    sequences = [(0, 0, 4096, 0, 4096), (0, 4096, 1500, 0, 2999)]
+    out, lse = minference.prefill_attention(
+        query,
+        *(cache.cuda().transpose(1, 2) for cache in caches),
+        pattern,
+        sequences=sequences,
+        block_table=table.cuda(),
+        return_lse=True,
+    )
+    for (_, begin, q_len, _, _), (_, key, value) in zip(sequences, chunks):
+        alone, alone_lse = minference.prefill_attention(
+            query[:, :, begin : begin + q_len], key.cuda(), value.cuda(), pattern, return_lse=True
+        )
+        assert torch.equal(out[:, :, begin : begin + q_len], alone)
+        assert torch.equal(lse[:, :, begin : begin + q_len], alone_lse)
+
+
+def test_bad_block_tables_are_named():
+    query, key, value = on_gpu(layer(batch=1))
+    pages = [x.reshape(32, 2, 64, 64) for x in (key, value)]
+    table = torch.arange(32, dtype=torch.int32, device="cuda")[None]
+    rows = [(0, 0, LENGTH, 0, LENGTH)]
+
+    def call(table, sequences=rows):
+        minference.prefill_attention(query, *pages, patterns.dense(), sequences=sequences, block_table=table)
+
+    for bad, message in (
+        (table.long(), "block_table must be an int32 tensor"),
+        (table.cpu(), "block_table must be on query's device"),
+        (table[0], "block_table must have shape"),
+        (table[:, :31], r"sequences\[0\].kv_len must be from 0 to 1984"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call(bad)
+    with pytest.raises(ValueError, match=r"kv_begin must be 0 with a block table"):
+        call(table, [(0, 0, 64, 64, 64)])
+    with pytest.raises(ValueError, match="sequences must not be NULL"):
+        call(table, None)
+
+
 def test_work_goes_to_the_current_stream():
     tensors = on_gpu(layer())
     expected = minference.dense_attention(*tensors)

@@ -76,6 +76,13 @@ INDEX = torch.zeros(1, 4, 2, dtype=torch.int32)
         (NotImplementedError, "head_dim", lambda: minference.dense_attention(*arrays(head_dim=264))),
         (
             NotImplementedError,
+            "block_table must be None for tensors on the CPU",
+            lambda: minference.prefill_attention(
+                Q, K, V, minference.patterns.dense(), block_table=torch.zeros(1, 1, dtype=torch.int32)
+            ),
+        ),
+        (
+            NotImplementedError,
             "must be on the CPU, got meta",
             lambda: minference.dense_attention(Q.to("meta"), K, V),
         ),

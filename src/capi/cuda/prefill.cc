@@ -10,6 +10,7 @@
 #include "capi/status.h"
 #include "capi/tensors.h"
 #include "kernels/attention/cuda/clear_rows.h"
+#include "kernels/gather/cuda/gather_pages.h"
 #include "kernels/index/cuda/index_cuda.h"
 #include "minference/minference_cuda.h"
 #include "prefill/cuda/layer.h"
@@ -175,44 +176,74 @@ void run_vertical_slash(const minference_cuda_vertical_slash_call& call) {
 
 // ---- minference_cuda_prefill
 
+// Key or value as the checks of a layer see them: a paged cache is one batch entry after another of the most
+// keys that a sequence can have.
+minference_tensor unpaged(const minference_tensor& pool, const minference_cuda_prefill_call& call,
+                          const std::string& name) {
+  check_tensor(pool, name, {.memory = Memory::cuda});
+  base::require(pool.shape[2] >= 1, name + ".shape[2]", "must be >= 1 (page_size)", pool.shape[2]);
+  minference_tensor tensor = pool;
+  tensor.shape[0] = call.query.shape[0];
+  tensor.shape[2] = std::min(kMaxKeys, call.block_table_stride * pool.shape[2]);
+  // Never used as an address: sequences' keys are gathered first.
+  std::fill(tensor.stride, tensor.stride + 3, 0);
+  return tensor;
+}
+
 class CheckedPrefillCall {
  public:
   explicit CheckedPrefillCall(const minference_cuda_prefill_call* given)
-      : call_(checked_struct(given, "call")),
-        layer_(check_layer(call_.query, call_.key, &call_.value, &call_.out, &call_.lse, Memory::cuda)) {
-    base::require(layer_.kv_len <= kMaxKeys, "key.shape[2]", "must be at most 2^27", layer_.kv_len,
-                  base::ErrorCode::unsupported);
+      : call_(checked_struct(given, "call")), paged_(call_.block_table != nullptr) {
     check_alignment(call_.query, "query");
     check_alignment(call_.key, "key");
     check_alignment(call_.value, "value");
     check_alignment(call_.out, "out");
+    key_ = call_.key, value_ = call_.value;
+    if (paged_) check_pages();
+    layer_ = check_layer(call_.query, key_, &value_, &call_.out, &call_.lse, Memory::cuda);
+    base::require(layer_.kv_len <= kMaxKeys, "key.shape[2]", "must be at most 2^27", layer_.kv_len,
+                  base::ErrorCode::unsupported);
     heads_ = checked_heads(call_.heads, call_.num_heads, layer_.num_query_heads, true);
     softmax_scale_ = checked_positive_scale(call_.softmax_scale, layer_.head_dim);
     fallback_ = checked_fallback(call_.fallback);
     base::require(call_.column_capacity >= 0, "column_capacity", "must be >= 0", call_.column_capacity);
     sequences_ = checked_sequences(call_.sequences, call_.num_sequences, layer_, true);
     order_ = in_row_order(sequences_);
-    prefill::cuda::check_plan(plan_of({.kv_len = 0}));
+    for (const std::size_t i : order_) {
+      longest_ = std::max(longest_, sequences_[i].kv_len);
+      base::require(!paged_ || sequences_[i].kv_begin == 0, "sequences[" + std::to_string(i) + "].kv_begin",
+                    "must be 0 with a block table", sequences_[i].kv_begin);
+    }
+    prefill::cuda::check_plan(plan_of({.kv_len = 0}, {}));
   }
   CheckedPrefillCall(const CheckedPrefillCall&) = delete;
   CheckedPrefillCall& operator=(const CheckedPrefillCall&) = delete;
 
   // Sequences share one workspace, in the stream's order.
   std::size_t workspace_bytes() const {
+    Arena arena(nullptr);
+    const Gathered gathered = take_gathered(arena);
     std::size_t bytes = 0;
     for (const std::size_t i : order_) {
-      const LayerPlan plan = plan_of(sequences_[i]);
-      bytes = std::max(bytes, prefill::cuda::layer_workspace_bytes(plan, outputs_of(i, plan)));
+      const LayerPlan plan = plan_of(sequences_[i], gathered);
+      bytes = std::max(bytes, prefill::cuda::layer_workspace_bytes(plan, outputs_of(i, plan, gathered)));
     }
-    return bytes;
+    return arena.used() + bytes;
   }
 
   void run() const {
     check_workspace(call_.workspace, call_.workspace_bytes, workspace_bytes());
     const auto stream = static_cast<Stream>(call_.stream);
+    Arena arena(call_.workspace);
+    const Gathered gathered = take_gathered(arena);
     for (const std::size_t i : order_) {
-      const LayerPlan plan = plan_of(sequences_[i]);
-      prefill::cuda::prefill_layer(plan, outputs_of(i, plan), call_.workspace, stream);
+      if (paged_) {
+        gather(call_.key, gathered.key, i, stream);
+        gather(call_.value, gathered.value, i, stream);
+      }
+      const LayerPlan plan = plan_of(sequences_[i], gathered);
+      prefill::cuda::prefill_layer(plan, outputs_of(i, plan, gathered),
+                                   static_cast<char*>(call_.workspace) + arena.used(), stream);
     }
     for_each_gap(layer_, sequences_, order_, [&](std::int64_t batch, std::int64_t begin, std::int64_t end) {
       kernels::cuda::clear_rows(output_heads(call_.out, batch, begin, end - begin),
@@ -221,19 +252,64 @@ class CheckedPrefillCall {
   }
 
  private:
-  LayerPlan plan_of(const minference_sequence& s) const {
+  // Keys and values of one sequence of a paged cache, dense.
+  struct Gathered {
+    std::uint16_t *key = nullptr, *value = nullptr;
+  };
+
+  void check_pages() {
+    not_null(call_.sequences, "sequences");
+    base::require(call_.block_table_stride >= 0, "block_table_stride", "must be >= 0",
+                  call_.block_table_stride);
+    base::require(call_.key.shape[2] == call_.value.shape[2], "value.shape[2]",
+                  "must be key.shape[2] = " + std::to_string(call_.key.shape[2]) + " (page_size)",
+                  call_.value.shape[2]);
+    key_ = unpaged(call_.key, call_, "key");
+    value_ = unpaged(call_.value, call_, "value");
+  }
+
+  Gathered take_gathered(Arena& arena) const {
+    if (!paged_) return {};
+    const std::int64_t elements = layer_.num_kv_heads * longest_ * layer_.head_dim;
+    auto* key = arena.take<std::uint16_t>(elements);
+    return {key, arena.take<std::uint16_t>(elements)};
+  }
+
+  template <class Data, class Element>
+  base::HeadsView<Data> gathered_heads(Element* data, std::int64_t kv_len) const {
+    return {data,           layer_.dtype,    layer_.num_kv_heads,
+            kv_len,         layer_.head_dim, kv_len * layer_.head_dim,
+            layer_.head_dim};
+  }
+
+  void gather(const minference_tensor& pool, std::uint16_t* to, std::size_t i, Stream stream) const {
+    kernels::cuda::gather_pages(
+        {.first = input_heads(pool, 0, 0, pool.shape[2]),
+         .page_stride = pool.stride[0],
+         .table = call_.block_table + static_cast<std::int64_t>(i) * call_.block_table_stride},
+        gathered_heads<void>(to, sequences_[i].kv_len), stream);
+  }
+
+  base::InputHeads keys_of(const minference_sequence& s, const minference_tensor& tensor,
+                           const std::uint16_t* gathered) const {
+    return paged_ ? gathered_heads<const void>(gathered, s.kv_len)
+                  : input_heads(tensor, s.batch, s.kv_begin, s.kv_len);
+  }
+
+  LayerPlan plan_of(const minference_sequence& s, const Gathered& gathered) const {
     return {.query = input_heads(call_.query, s.batch, s.q_begin, s.q_len),
-            .key = input_heads(call_.key, s.batch, s.kv_begin, s.kv_len),
+            .key = keys_of(s, call_.key, gathered.key),
             .softmax_scale = softmax_scale_,
             .heads = heads_,
             .fallback = fallback_};
   }
 
-  prefill::cuda::LayerOutputs outputs_of(std::size_t i, const LayerPlan& plan) const {
+  prefill::cuda::LayerOutputs outputs_of(std::size_t i, const LayerPlan& plan,
+                                         const Gathered& gathered) const {
     const minference_sequence& s = sequences_[i];
     IndexCapacity capacity = prefill::cuda::capacity_for(plan);
     if (call_.column_capacity > 0) capacity.columns = call_.column_capacity;
-    return {.value = input_heads(call_.value, s.batch, s.kv_begin, s.kv_len),
+    return {.value = keys_of(s, call_.value, gathered.value),
             .out = output_heads(call_.out, s.batch, s.q_begin, s.q_len),
             .lse = row_values(layer_.lse, s.batch, s.q_begin),
             .capacity = capacity,
@@ -243,12 +319,15 @@ class CheckedPrefillCall {
   }
 
   const minference_cuda_prefill_call& call_;
-  LayerTensors layer_;
+  const bool paged_;
+  minference_tensor key_ = {}, value_ = {};
+  LayerTensors layer_ = {};
   std::vector<sparse::HeadPattern> heads_;
   float softmax_scale_ = 1.0f;
   prefill::Fallback fallback_ = prefill::Fallback::automatic;
   std::vector<minference_sequence> sequences_;
   std::vector<std::size_t> order_;
+  std::int64_t longest_ = 0;  // keys of a sequence
 };
 
 }  // namespace

@@ -32,7 +32,7 @@ def first_token_rows(seconds: dict[str, list[float]], baseline: str) -> list[dic
     medians = {name: statistics.median(runs) for name, runs in seconds.items()}
     rows = []
     for name, runs in seconds.items():
-        row = {"attention": name, "seconds": round(medians[name], 3), "runs": len(runs)}
+        row = {"attention": name, "seconds": round(medians[name], 5), "runs": len(runs)}
         if {"floor", baseline} <= medians.keys():
             row["sooner"] = round(medians[baseline] / medians[name], 2)
             attention_seconds = medians[name] - medians["floor"]

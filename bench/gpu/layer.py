@@ -186,8 +186,12 @@ class LayerLibrary(Library):
         fallback: int = FALLBACK_AUTO,
         sequences: collections.abc.Sequence[tuple[int, int, int, int, int]] | None = None,
         pairs: torch.Tensor | None = None,
+        block_table: torch.Tensor | None = None,
     ) -> PreparedCall:
-        """query, out [B, Hq, q_len, D], key, value [B, Hkv, kv_len, D], lse [B, Hq, q_len, 1] f32."""
+        """query, out [B, Hq, q_len, D], key, value [B, Hkv, kv_len, D], lse [B, Hq, q_len, 1] f32.
+
+        With block_table, int32 [num_sequences, pages], key and value are [num_pages, Hkv, page_size, D].
+        """
         array = (HeadPattern * query.shape[1])(*patterns)
         records = None if sequences is None else (Sequence * len(sequences))(*sequences)
         call = PrefillCall(
@@ -203,6 +207,8 @@ class LayerLibrary(Library):
             heads=ctypes.addressof(array),
             num_heads=query.shape[1],
             pairs=None if pairs is None else pairs.data_ptr(),
+            block_table=None if block_table is None else block_table.data_ptr(),
+            block_table_stride=0 if block_table is None else block_table.shape[1],
         )
-        kept = [query, key, value, out, lse, array, records, pairs]
+        kept = [query, key, value, out, lse, array, records, pairs, block_table]
         return PreparedCall(self, "prefill", call, kept)

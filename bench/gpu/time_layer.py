@@ -60,16 +60,33 @@ def print_kernels(call, repeats: int) -> None:
             print(f"          {event.device_time_total / repeats:9.1f} us  {name[:90]}", flush=True)
 
 
+def paged_layer(library: LayerLibrary, query, key, value, out, patterns, page_size: int):
+    """The layer over the same keys and values in shuffled pages, laid out as vLLM lays them out."""
+    num_tokens, num_pages = key.shape[2], -(-key.shape[2] // page_size)
+    table = torch.randperm(num_pages, device="cuda").int()[None]
+
+    def pool(rows):
+        pages = torch.zeros(num_pages, page_size, KV_HEADS, HEAD_DIM, dtype=rows.dtype, device="cuda")
+        in_order = torch.zeros_like(pages)
+        in_order.view(-1, KV_HEADS, HEAD_DIM)[:num_tokens] = rows[0].transpose(0, 1)
+        pages[table[0].long()] = in_order
+        return pages.transpose(1, 2)
+
+    sequences = [(0, 0, num_tokens, 0, num_tokens)]
+    return library.prepare_prefill(
+        query, pool(key), pool(value), out, None, patterns, SCALE, sequences=sequences, block_table=table
+    )
+
+
 def measure(library: LayerLibrary, num_tokens: int, options: argparse.Namespace) -> list[dict]:
     from minference.synthetic import head_type_of_budget
 
     layer_budgets = budgets(options.layer)
     query, key, value = make_qkv(num_tokens, [head_type_of_budget(*b) for b in layer_budgets], KV_HEADS)
     published = [pattern_of(VERTICAL_SLASH, *budget) for budget in layer_budgets]
-    settings = {
-        f"layer {options.layer}": published,
-        "adaptive 0.95": [pattern_of(ADAPTIVE)] * HEADS,
-    }
+    settings = {f"layer {options.layer}": published}
+    if not options.skip_adaptive:
+        settings["adaptive 0.95"] = [pattern_of(ADAPTIVE)] * HEADS
     all_pairs = HEADS * num_tokens * (num_tokens + 1) // 2
     rows, calls = [], {}
     for name, patterns in settings.items():
@@ -124,13 +141,20 @@ def measure(library: LayerLibrary, num_tokens: int, options: argparse.Namespace)
     layers = {"cudnn dense": cudnn}
     for name, patterns in settings.items():
         layers[name] = library.prepare_prefill(query, key, value, out, None, patterns, SCALE)
-    times = times_ms(layers, 3 if num_tokens > 200000 else 7)
+    first = next(iter(settings))
+    layers[f"{first}, a graph"] = graph_of(layers[first]).replay
+    for page_size in (16, 64, 128):
+        layers[f"{first}, paged by {page_size}"] = paged_layer(
+            library, query, key, value, out, settings[first], page_size
+        )
+    times = times_ms(layers, 7 if num_tokens < 200_000 else 3 if num_tokens < 800_000 else 1)
     for name, ms in times.items():
-        density = float(calls[name, FALLBACK_AUTO].pairs.sum()) / all_pairs if name in settings else 1.0
+        setting = name.partition(", ")[0]
+        density = float(calls[setting, FALLBACK_AUTO].pairs.sum()) / all_pairs if setting in settings else 1.0
         rows.append({"num_tokens": num_tokens, "case": f"whole {name}", "ms": ms, "density": density})
         bar = density * times["cudnn dense"] / 0.85 + 1.5
         print(
-            f"{num_tokens:8d} whole layer, {name:14s} {ms:9.3f} ms, {times['cudnn dense'] / ms:6.2f} x cuDNN, "
+            f"{num_tokens:8d} whole layer, {name:22s} {ms:9.3f} ms, {times['cudnn dense'] / ms:6.2f} x cuDNN, "
             f"density {density:.4f}, bar {bar:.2f} ms",
             flush=True,
         )
@@ -147,6 +171,7 @@ def main() -> int:
     parser.add_argument("--layer", type=int, default=15, help="of Llama-3.1-8B")
     parser.add_argument("--repeats", type=int, default=21)
     parser.add_argument("--longest-layer", type=int, default=131072, help="beyond, time the index only")
+    parser.add_argument("--skip-adaptive", action="store_true")
     parser.add_argument("--profile", action="store_true")
     parser.add_argument("--skip-attention", action="store_true")
     options = parser.parse_args()

@@ -4,14 +4,14 @@
 #include <cstdint>
 
 #include "base/dtype.h"
-#include "sparse/rules.h"
 
-// What the AMX kernel's three parts share: the memory they work on, and the stages that are compiled for AMX.
-// No SIMD and no standard containers here: the stages are compiled for an instruction set that the rest of
-// the library must not need.
+// What the AMX kernel's parts share: the memory they work on, and the stages that are compiled for AMX. No
+// SIMD and no standard containers here: the stages are compiled for an instruction set that the rest of the
+// library must not need.
 //
 // Names: a *row group* is 32 query rows of one head, a *unit* 32 keys, a *chunk* up to 4 units of one row
-// group. docs/kernels/attention-amx.md draws the dataflow.
+// group. Scores, probabilities and output are held transposed: query rows run along vectors.
+// docs/kernels/attention-amx.md draws the dataflow.
 namespace minference::kernels::amx {
 
 inline constexpr int kGroupRows = 32;
@@ -20,42 +20,28 @@ inline constexpr int kChunkUnits = 4;
 inline constexpr int kMaxHeadDim = 256;
 inline constexpr int kDimStep = 32;  // padded_dim, head_dim rounded up with zeros, is a multiple of it
 
-// All operands lie in memory in the order in which tile instructions read them, so that the processor's
-// prefetchers follow.
-
-// Packed keys: blocks of 16 consecutive keys, [padded_dim / 2][16] pairs (key[j][2i], key[j][2i + 1]). A unit
-// is two consecutive blocks; one that starts inside a block is copied together first (Stages::align_keys).
-inline constexpr int kBlockKeys = 16;
-constexpr std::int64_t key_block_bytes(std::int64_t padded_dim) {
-  return padded_dim / 2 * 64;
-}
-
-// Packed values: for every 32 dimensions a plane of rows of 32 pairs (value[k][c], value[k + 1][c]), k either
-// the even keys or the odd ones: a unit is 16 rows of the planes of its first key's parity.
-inline constexpr std::int64_t kValueRowBytes = kDimStep * 4;
-
+// 32 consecutive keys. A tile of keys starts at any row of them; one of values would run along keys, and does
+// not cross a cache line for nothing: values lie in blocks, and units between two blocks are copied together
+// (Stages::align_values).
 struct Unit {
-  const std::byte* key;
-  const std::byte* value;          // in the plane of dimension 0
-  std::int64_t value_plane_bytes;  // distance of the planes
-  bool masked;                     // false: every row attends to its 32 keys
+  const std::byte* key;    // [32 keys][padded_dim]
+  const std::byte* value;  // [padded_dim][32 keys]
+  bool masked;             // false: every row attends to every key
 };
 
 // One head's 32 rows. Buffers are 64-byte aligned.
 struct RowGroup {
-  base::bfloat16* query;  // [padded_dim / 32][32 rows][32]; absent rows and dimensions are zero
-  float* out_sums;        // [padded_dim / 32][32 rows][32]: sum of p * value
-  float* exp_sums;        // [32 rows][16]: sum of p, by lane
-  // [32 rows][16 times the same]: p = exp2(score - reference), scores in units of log 2. The stages take the
-  // largest score of the first unit, unless has_reference says that this is the largest of all already.
+  std::byte* query;  // packed; absent rows and dimensions are zero
+  float* out_sums;   // [padded_dim / 32][32 dimensions][32 rows]: sum of p * value
+  float* exp_sums;   // [32 rows]: sum of p
+  // [32 rows]: p = exp2(score - reference), scores in units of log 2. The stages take the largest score of the
+  // first unit, unless has_reference says that this is the largest of all already.
   float* reference;
   bool has_reference;
   bool out_of_range;  // set when some row's sum left the range in which nothing is lost: do it again with
                       // has_reference
 
-  sparse::PairRule rule;
   std::int64_t first_position;  // of the first row
-  std::int64_t kv_len;
   int num_rows;
   base::bfloat16* out;  // first row; stride in elements
   std::int64_t out_stride;
@@ -69,13 +55,11 @@ struct Chunk {
   bool first, last;      // of the row group's chunks
   int probability_slot;  // set by push
   Unit units[kChunkUnits];
-  // Keys of the masked units. Lanes of no key hold kNoKey.
-  alignas(64) std::int32_t positions[kChunkUnits][kUnitKeys];
+  std::uint32_t masks[kChunkUnits][kUnitKeys];  // of masked units. Bit i: row i attends to the key.
 };
-inline constexpr std::int32_t kNoKey = INT32_MAX;
 
 // 32 x 32 f32, what the four accumulators hold.
-inline constexpr int kBlockFloats = kGroupRows * 32;
+inline constexpr int kBlockFloats = 32 * 32;
 
 // One worker's state between chunks. Fill chunks[next], then push.
 struct Pipeline {
@@ -87,21 +71,22 @@ struct Pipeline {
   int next;
   int score_slot, probability_slot;
   float* pending;  // where the accumulators still have to be stored
-  alignas(64) float scores[2][kBlockFloats];
-  alignas(64) base::bfloat16 probabilities[2][kChunkUnits][kGroupRows * kUnitKeys];
+  alignas(64) float scores[2][kBlockFloats];  // [32 keys][32 rows]
+  // Of each unit, for either half of the rows: [16 pairs of keys][16 rows][2].
+  alignas(64) base::bfloat16 probabilities[2][kChunkUnits][kUnitKeys * kGroupRows];
   alignas(64) float discarded[kBlockFloats];
 };
 
 // The parts that are compiled for AMX.
 struct Stages {
-  // rows[16], head_dim elements each, into a block.
-  void (*pack_keys)(const base::bfloat16* const* rows, std::int64_t head_dim, std::int64_t padded_dim,
-                    std::byte* block);
-  // The 32 keys that start `offset` keys into the first of three consecutive blocks, into two blocks.
-  void (*align_keys)(const std::byte* blocks, int offset, std::int64_t padded_dim, std::byte* unit);
-  // Pairs (rows[2i], rows[2i + 1]) into consecutive rows of every plane.
-  void (*pack_values)(const base::bfloat16* const* rows, std::int64_t num_pairs, std::int64_t head_dim,
-                      std::int64_t padded_dim, std::int64_t plane_bytes, std::byte* packed);
+  // 32 rows of head_dim elements each into RowGroup::query, padded_dim * 64 bytes.
+  void (*pack_queries)(const base::bfloat16* const* rows, std::int64_t head_dim, std::int64_t padded_dim,
+                       std::byte* query);
+  // 32 rows of head_dim elements each into a block of values, [padded_dim][32].
+  void (*pack_values)(const base::bfloat16* const* rows, std::int64_t head_dim, std::int64_t padded_dim,
+                      std::byte* block);
+  // The 32 keys that start `offset` keys into the first of two consecutive blocks.
+  void (*align_values)(const std::byte* blocks, int offset, std::int64_t padded_dim, std::byte* unit);
   // The calling thread's tile registers are its own between the two.
   void (*begin)(Pipeline& pipeline);
   void (*end)(Pipeline& pipeline);
@@ -109,8 +94,7 @@ struct Stages {
   // last.
   void (*push)(Pipeline& pipeline);
   // reference[row] = max(itself, the row's scores of the unit). Nothing may be in the pipeline.
-  void (*raise_reference)(Pipeline& pipeline, RowGroup& rows, const Unit& unit,
-                          const std::int32_t* positions);
+  void (*raise_reference)(Pipeline& pipeline, RowGroup& rows, const Unit& unit, const std::uint32_t* masks);
 };
 
 }  // namespace minference::kernels::amx

@@ -49,53 +49,14 @@ class Stage {
   }
 
   static void raise_reference(Pipeline& pipeline, RowGroup& rows, const Unit& unit,
-                              const std::int32_t* positions) {
-    NoRows none;
+                              const std::uint32_t* masks) {
+    NoPairs none;
     multiply_keys(pipeline, rows, unit, pipeline.scores[0], none, false);
     store_accumulators(pipeline);
-    const RowMask mask(rows, positions);
-    for (int i = 0; i < kGroupRows; ++i) {
-      const float score = largest_score(pipeline, pipeline.scores[0], i, unit.masked ? &mask : nullptr);
-      float* reference = rows.reference + i * 16;
-      _mm512_store_ps(reference, _mm512_set1_ps(std::max(*reference, score)));
-    }
+    raise_to_scores(pipeline, pipeline.scores[0], unit.masked ? masks : nullptr, rows.reference);
   }
 
  private:
-  // A quarter of a push: the scores of one unit, the softmax of another, a quarter of a chunk's output.
-  static void step(Pipeline& pipeline, const Chunk& scored, int scored_unit, const Chunk& softened,
-                   int softened_unit, const Chunk& summed, int quarter) {
-    const int dim_steps = static_cast<int>(pipeline.padded_dim / kDimStep);
-    const Work work = {scored_unit < scored.num_units ? &scored : nullptr, scored_unit, &summed,
-                       summed.num_units > 0 ? dim_steps * quarter / kChunkUnits : 0,
-                       summed.num_units > 0 ? dim_steps * (quarter + 1) / kChunkUnits : 0};
-    if (softened_unit >= softened.num_units) return multiply(pipeline, work, NoRows(), false);
-
-    const float* scores = pipeline.scores[pipeline.score_slot];
-    if (softened.first && softened_unit == 0) start_rows(pipeline, *softened.rows, scores);
-    const bool ready = pipeline.pending != scores;
-    const int num_products =
-        (work.scored ? dim_steps : 0) + (work.last_dim - work.first_dim) * summed.num_units;
-    const int num_places = 4 * (num_products - (ready ? 0 : 1));
-    if (softened.units[softened_unit].masked) {
-      multiply(pipeline, work, SoftmaxRows<true>(pipeline, softened, softened_unit, scores, num_places),
-               ready);
-    } else {
-      multiply(pipeline, work, SoftmaxRows<false>(pipeline, softened, softened_unit, scores, num_places),
-               ready);
-    }
-  }
-
-  static void start_rows(Pipeline& pipeline, RowGroup& rows, const float* scores) {
-    store_accumulators(pipeline);
-    for (int i = 0; i < kGroupRows; ++i) {
-      if (!rows.has_reference) {
-        _mm512_store_ps(rows.reference + i * 16, _mm512_set1_ps(largest_score(pipeline, scores, i, nullptr)));
-      }
-      _mm512_store_ps(rows.exp_sums + i * 16, _mm512_setzero_ps());
-    }
-  }
-
   // The tile products of a step.
   struct Work {
     const Chunk* scored;  // or null
@@ -104,91 +65,140 @@ class Stage {
     int first_dim, last_dim;  // in steps of 32
   };
 
-  // `ready`: the scores that `rows` reads have left the accumulators already; otherwise the first product
-  // stores them.
-  template <class Rows>
-  static void multiply(Pipeline& pipeline, const Work& work, Rows rows, bool ready) {
+  // A quarter of a push: the scores of one unit, the softmax of another, a quarter of a chunk's output.
+  static void step(Pipeline& pipeline, const Chunk& scored, int scored_unit, const Chunk& softened,
+                   int softened_unit, const Chunk& summed, int quarter) {
+    const int dim_steps = static_cast<int>(pipeline.padded_dim / kDimStep);
+    const Work work = {scored_unit < scored.num_units ? &scored : nullptr, scored_unit, &summed,
+                       summed.num_units > 0 ? dim_steps * quarter / kChunkUnits : 0,
+                       summed.num_units > 0 ? dim_steps * (quarter + 1) / kChunkUnits : 0};
+    NoPairs none;
+    if (softened_unit >= softened.num_units) return multiply(pipeline, work, none, false);
+
+    const float* scores = pipeline.scores[pipeline.score_slot];
+    if (softened.first && softened_unit == 0) start_rows(pipeline, *softened.rows, scores);
+    const bool ready = pipeline.pending != scores;
+    const int num_products =
+        (work.scored ? dim_steps : 0) + (work.last_dim - work.first_dim) * summed.num_units;
+    const int num_places = 4 * (num_products - (ready ? 0 : 1));
+    const bool masked = softened.units[softened_unit].masked;
+    const auto run = [&](auto visits_a_place) {
+      constexpr int visits = decltype(visits_a_place)::value;
+      masked ? multiply_and_soften<true, visits>(pipeline, work, softened, softened_unit, ready)
+             : multiply_and_soften<false, visits>(pipeline, work, softened, softened_unit, ready);
+    };
+    if (num_places >= kVisits) {
+      run(std::integral_constant<int, 1>());
+    } else if (num_places >= kVisits / 2) {
+      run(std::integral_constant<int, 2>());
+    } else {
+      run(std::integral_constant<int, 4>());
+    }
+  }
+
+  template <bool masked, int visits_a_place>
+  [[gnu::noinline]] static void multiply_and_soften(Pipeline& pipeline, const Work& work, const Chunk& chunk,
+                                                    int unit, bool ready) {
+    SoftmaxPairs<masked, visits_a_place> pairs(pipeline, chunk, unit, pipeline.scores[pipeline.score_slot]);
+    multiply(pipeline, work, pairs, ready);
+    pairs.finish();
+  }
+
+  static void start_rows(Pipeline& pipeline, RowGroup& rows, const float* scores) {
+    store_accumulators(pipeline);
+    std::fill_n(rows.exp_sums, kGroupRows, 0.0f);
+    if (rows.has_reference) return;
+    std::fill_n(rows.reference, kGroupRows, -INFINITY);
+    raise_to_scores(pipeline, scores, nullptr, rows.reference);
+  }
+
+  // `ready`: the scores that `pairs` reads have left the accumulators already; otherwise the first step of the
+  // first product stores them.
+  template <class Pairs>
+  [[gnu::always_inline]] static void multiply(Pipeline& pipeline, const Work& work, Pairs& pairs,
+                                              bool ready) {
     if (work.scored) {
       pipeline.score_slot ^= 1;
       multiply_keys(pipeline, *work.scored->rows, work.scored->units[work.scored_unit],
-                    pipeline.scores[pipeline.score_slot], rows, ready);
+                    pipeline.scores[pipeline.score_slot], pairs, ready);
       ready = true;
     }
     for (int dim = work.first_dim; dim < work.last_dim; ++dim) {
-      multiply_values(pipeline, *work.summed, dim, rows, ready);
+      multiply_values(pipeline, *work.summed, dim, pairs, ready);
       ready = true;
     }
     if (!ready) store_accumulators(pipeline);
-    rows.finish();
   }
 
-  // scores = query x key, 32 rows by 32 keys.
-  template <class Rows>
+  // scores = key x query, 32 keys by 32 rows.
+  template <class Pairs>
   [[gnu::always_inline]] static void multiply_keys(Pipeline& pipeline, const RowGroup& group,
-                                                   const Unit& unit, float* scores, Rows& rows, bool ready) {
-    const auto* query = reinterpret_cast<const std::byte*>(group.query);
-    const std::int64_t half = key_block_bytes(pipeline.padded_dim);
+                                                   const Unit& unit, float* scores, Pairs& pairs,
+                                                   bool ready) {
+    const std::int64_t row_bytes = pipeline.padded_dim * 2;
+    const std::byte* query = group.query;
     const std::byte* key = unit.key;
-    const std::byte* const end = key + half;
-    k_step<true, 64>(pipeline.pending, query, key, key + half, scores, true, rows, ready);
-    for (key += kTileBytes, query += 2 * kTileBytes; key != end; key += kTileBytes, query += 2 * kTileBytes) {
-      k_step<false, 64>(nullptr, query, key, key + half, nullptr, true, rows, true);
+    const std::byte* const end = key + row_bytes;
+    k_step<true>(pipeline.pending, key, row_bytes, query, nullptr, pairs, ready);
+    for (key += kTileRowBytes, query += 2 * kTileBytes; key != end;
+         key += kTileRowBytes, query += 2 * kTileBytes) {
+      k_step<false>(nullptr, key, row_bytes, query, nullptr, pairs, true);
     }
     pipeline.pending = scores;
   }
 
-  // out_sums[32 dimensions] += probabilities x value, over the units of a chunk.
-  template <class Rows>
+  // out_sums[32 dimensions] += value x probabilities, over the units of a chunk.
+  template <class Pairs>
   [[gnu::always_inline]] static void multiply_values(Pipeline& pipeline, const Chunk& chunk, int dim,
-                                                     Rows& rows, bool ready) {
+                                                     Pairs& pairs, bool ready) {
     const auto* probabilities =
         reinterpret_cast<const std::byte*>(pipeline.probabilities[chunk.probability_slot]);
     float* sums = chunk.rows->out_sums + dim * kBlockFloats;
-    const auto value = [&](int k) { return chunk.units[k].value + dim * chunk.units[k].value_plane_bytes; };
-    k_step<true, kValueRowBytes>(pipeline.pending, probabilities, value(0), value(0) + 64, sums, chunk.first,
-                                 rows, ready);
+    const std::int64_t row = dim * kDimStep * kTileRowBytes;
+    k_step<true>(pipeline.pending, chunk.units[0].value + row, kTileRowBytes, probabilities,
+                 chunk.first ? nullptr : sums, pairs, ready);
     for (int k = 1; k < chunk.num_units; ++k) {
-      k_step<false, kValueRowBytes>(nullptr, probabilities + k * 2 * kTileBytes, value(k), value(k) + 64,
-                                    nullptr, false, rows, true);
+      probabilities += 2 * kTileBytes;
+      k_step<false>(nullptr, chunk.units[k].value + row, kTileRowBytes, probabilities, nullptr, pairs, true);
     }
     pipeline.pending = sums;
   }
 
-  static constexpr std::int64_t kTileBytes = 1024;
+  static constexpr std::int64_t kTileBytes = 1024, kTileRowBytes = 64;
   static constexpr std::int64_t kBlockRowBytes = 128;  // of accumulators in memory
 
-  // The accumulators, tiles 0 to 3, += a[32 x 32] b[32 x 32]; left and right half of b. The first step of a
-  // product stores each accumulator to `pending` and gives it its start, zero or `sums`, just before it needs
-  // it: a burst of tile stores would block the core's scheduler.
-  template <bool first, std::int64_t b_stride, class Rows>
-  [[gnu::always_inline]] static void k_step(float* pending, const std::byte* a, const std::byte* left,
-                                            const std::byte* right, const float* sums, bool zero, Rows& rows,
+  // The accumulators, tiles 0 to 3, += a[32 x 32] b[32 x 32]. The first step of a product stores each
+  // accumulator to `pending` and gives it its start, `sums` or zero, just before it needs it: a burst of tile
+  // stores would block the core's scheduler.
+  template <bool first, class Pairs>
+  [[gnu::always_inline]] static void k_step(float* pending, const std::byte* a, std::int64_t a_row_bytes,
+                                            const std::byte* b, const float* sums, Pairs& pairs,
                                             bool advance) {
-    Tiles::template load<4>(a, 64);
-    Tiles::template load_streamed<6>(left, b_stride);
-    if constexpr (first) exchange<0>(pending, sums, zero);
+    if (advance) pairs.template advance<0>();
+    Tiles::template load_streamed<4>(a, a_row_bytes);
+    Tiles::template load<6>(b, kTileRowBytes);
+    if constexpr (first) exchange<0>(pending, sums);
     Tiles::template multiply_add<0, 4, 6>();
-    if (advance) rows.advance();
-    Tiles::template load_streamed<7>(right, b_stride);
-    if constexpr (first) exchange<1>(pending, sums, zero);
+    if (advance) pairs.template advance<1>();
+    Tiles::template load<7>(b + kTileBytes, kTileRowBytes);
+    if constexpr (first) exchange<1>(pending, sums);
     Tiles::template multiply_add<1, 4, 7>();
-    if (advance) rows.advance();
-    Tiles::template load<5>(a + kTileBytes, 64);
-    if constexpr (first) exchange<2>(pending, sums, zero);
+    if (advance) pairs.template advance<0>();
+    Tiles::template load_streamed<5>(a + 16 * a_row_bytes, a_row_bytes);
+    if constexpr (first) exchange<2>(pending, sums);
     Tiles::template multiply_add<2, 5, 6>();
-    if (advance) rows.advance();
-    if constexpr (first) exchange<3>(pending, sums, zero);
+    if (advance) pairs.template advance<1>();
+    if constexpr (first) exchange<3>(pending, sums);
     Tiles::template multiply_add<3, 5, 7>();
-    if (advance) rows.advance();
   }
 
   template <int tile>
-  [[gnu::always_inline]] static void exchange(float* pending, const float* sums, bool zero) {
+  [[gnu::always_inline]] static void exchange(float* pending, const float* sums) {
     store<tile>(pending);
-    if (zero) {
-      Tiles::template zero<tile>();
-    } else {
+    if (sums) {
       Tiles::template load<tile>(sums + kTileOffset<tile>, kBlockRowBytes);
+    } else {
+      Tiles::template zero<tile>();
     }
   }
 
@@ -210,9 +220,9 @@ class Stage {
 
 template <class Tiles>
 constexpr Stages make_stages() {
-  return {pack_keys,
-          align_keys,
+  return {pack_queries,
           pack_values,
+          align_values,
           Stage<Tiles>::begin,
           Stage<Tiles>::end,
           Stage<Tiles>::push,

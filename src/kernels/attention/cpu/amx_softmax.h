@@ -4,13 +4,13 @@
 
 #include <algorithm>
 #include <cmath>
-#include <type_traits>
 
 #include "cpu/exp2.h"
 #include "kernels/attention/cpu/amx_layout.h"
 #include "kernels/attention/cpu/amx_pack.h"
 
-// The softmax between the two products, one row of a unit (two vectors of 16 keys) at a time (AVX-512-BF16).
+// The softmax between the two products, and the output behind them. Vectors hold 16 query rows, so that row
+// sums stay in two registers.
 namespace minference::kernels::amx {
 namespace {
 
@@ -20,16 +20,22 @@ namespace {
   __asm__("" : "+v"(vector));
   return vector;
 }
+[[gnu::always_inline]] inline __m512i in_register(__m512i vector) {
+  __asm__("" : "+v"(vector));
+  return vector;
+}
 
 // cpu::avx512::Simd::exp2<3>, with its constants in registers.
 class Exp2 {
  public:
-  [[gnu::always_inline]] __m512 operator()(__m512 x) const {
+  // 0 where `mask` has no bit.
+  template <bool masked>
+  [[gnu::always_inline]] __m512 of(__m512 x, __mmask16 mask) const {
     const __m512 fraction = _mm512_reduce_ps(x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
     __m512 power = _mm512_fmadd_ps(c3_, fraction, c2_);
     power = _mm512_fmadd_ps(power, fraction, c1_);
     power = _mm512_fmadd_ps(power, fraction, one_);
-    return _mm512_scalef_ps(power, x);
+    return masked ? _mm512_maskz_scalef_ps(mask, power, x) : _mm512_scalef_ps(power, x);
   }
 
  private:
@@ -40,163 +46,163 @@ class Exp2 {
   __m512 c3_ = in_register(kCoefficients[2]);
 };
 
-// sparse::PairRule::allows for the rows of a group and the keys of a unit. Keys are taken relative to the first row, so that
-// a row's position is its number.
-class RowMask {
+// Rounds two vectors to bf16, halves up, and pairs them: word i = (even[i], odd[i]). An integer addition and
+// one byte shuffle take a third of the conversion instruction's time and do not need a permute after it.
+class RoundedPairs {
  public:
-  RowMask(const RowGroup& rows, const std::int32_t* positions)
-      : causal_(rows.rule.causal), window_(rows.rule.local >= 0) {
-    const __m512i first_row = broadcast(rows.first_position);
-    local_ = broadcast(rows.rule.local);
-    for (int half = 0; half < 2; ++half) {
-      const __m512i keys = _mm512_load_si512(positions + 16 * half);
-      keys_[half] = _mm512_sub_epi32(keys, first_row);
-      present_[half] = _mm512_cmplt_epi32_mask(keys, broadcast(rows.kv_len));
-      sink_[half] = _mm512_cmplt_epi32_mask(keys, broadcast(rows.rule.sink));
-    }
-  }
-
-  // Bit i: row `row` of the group attends to key i.
-  [[gnu::always_inline]] void allowed(int row, __mmask16 result[2]) const {
-    const __m512i query = _mm512_set1_epi32(row);
-    for (int half = 0; half < 2; ++half) {
-      __mmask16 mask = present_[half];
-      if (causal_) mask = _mm512_mask_cmple_epi32_mask(mask, keys_[half], query);
-      if (window_) {
-        const __m512i distance = _mm512_abs_epi32(_mm512_sub_epi32(query, keys_[half]));
-        mask = static_cast<__mmask16>(mask & (sink_[half] | _mm512_cmplt_epi32_mask(distance, local_)));
-      }
-      result[half] = mask;
-    }
+  [[gnu::always_inline]] __m512i operator()(__m512 even, __m512 odd) const {
+    const __m512i low = _mm512_add_epi32(_mm512_castps_si512(even), half_);
+    const __m512i high = _mm512_add_epi32(_mm512_castps_si512(odd), half_);
+    return _mm512_mask_shuffle_epi8(high, 0x3333333333333333, low, upper_halves_);
   }
 
  private:
-  static __m512i broadcast(std::int64_t x) {
-    return _mm512_set1_epi32(static_cast<std::int32_t>(x < kNoKey ? x : kNoKey));
-  }
-
-  bool causal_, window_;
-  __m512i local_;
-  __m512i keys_[2];
-  __mmask16 present_[2], sink_[2];
+  __m512i half_ = in_register(_mm512_set1_epi32(0x8000));
+  __m512i upper_halves_ = in_register(_mm512_set4_epi32(0x0f0e, 0x0b0a, 0x0706, 0x0302));
 };
 
-struct NoMask {
-  NoMask(const RowGroup&, const std::int32_t*) {}
-};
+// Turns the scores of one unit into probabilities, between the tile products of other units. A *visit* is two
+// keys for half of the rows; a unit has 32.
+inline constexpr int kVisits = kUnitKeys / 2 * 2;
 
-// Turns the scores of one unit into probabilities, a few rows at a time, between the tile products of other
-// units.
-template <bool masked>
-class SoftmaxRows {
+template <bool masked, int visits_a_place>
+class SoftmaxPairs {
  public:
-  // `num_places` says how often advance() will be called.
-  SoftmaxRows(Pipeline& pipeline, const Chunk& chunk, int unit, const float* scores, int num_places)
-      : scores_(reinterpret_cast<const std::byte*>(scores)),
-        probabilities_(reinterpret_cast<std::byte*>(pipeline.probabilities[chunk.probability_slot][unit])),
-        exp_sums_(reinterpret_cast<std::byte*>(chunk.rows->exp_sums)),
-        reference_(reinterpret_cast<const std::byte*>(chunk.rows->reference)),
+  SoftmaxPairs(Pipeline& pipeline, const Chunk& chunk, int unit, const float* scores)
+      : scores_(scores),
+        probabilities_(pipeline.probabilities[chunk.probability_slot][unit]),
+        masks_(chunk.masks[unit]),
+        exp_sums_(chunk.rows->exp_sums),
         scale_(in_register(pipeline.scale)),
-        mask_(*chunk.rows, chunk.positions[unit]) {
-    std::int64_t rows_a_place = 1;
-    while (rows_a_place < kGroupRows && rows_a_place * num_places < kGroupRows) rows_a_place *= 2;
-    more_ = (rows_a_place - 1) * kRowBytes;
-  }
+        references_{_mm512_load_ps(chunk.rows->reference), _mm512_load_ps(chunk.rows->reference + 16)},
+        sums_{_mm512_load_ps(exp_sums_), _mm512_load_ps(exp_sums_ + 16)} {}
 
+  // Places take turns between the halves of the rows, 0 first.
+  template <int half>
   [[gnu::always_inline]] void advance() {
-    if (row_ == kEnd) return;
-    do {
-      row();
-      row_ += kRowBytes;
-    } while (row_ & more_);
+    if (left_ == 0) return;
+    if constexpr (visits_a_place == 1) return visit<half>();
+    for (int i = 0; i < visits_a_place / 2; ++i) {
+      visit<0>();
+      visit<1>();
+    }
   }
 
   void finish() {
-    while (row_ != kEnd) advance();
+    while (left_ > 0) {
+      visit<0>();
+      visit<1>();
+    }
+    _mm512_store_ps(exp_sums_, sums_[0]);
+    _mm512_store_ps(exp_sums_ + 16, sums_[1]);
   }
 
  private:
-  // Of probabilities, sums and references; scores have twice that.
-  static constexpr std::int64_t kRowBytes = 64;
-  static constexpr std::int64_t kEnd = kGroupRows * kRowBytes;
-
-  [[gnu::always_inline]] void row() {
-    const __m512 reference = _mm512_load_ps(reference_ + row_);
-    const std::byte* scores = scores_ + 2 * row_;
-    __m512 low = exp2_(_mm512_fmsub_ps(_mm512_load_ps(scores), scale_, reference));
-    __m512 high = exp2_(_mm512_fmsub_ps(_mm512_load_ps(scores + 64), scale_, reference));
+  template <int half>
+  [[gnu::always_inline]] void visit() {
+    const float* scores = scores_ + 16 * half;
+    __mmask16 even_mask = 0xffff, odd_mask = 0xffff;
     if constexpr (masked) {
-      __mmask16 allowed[2];
-      mask_.allowed(static_cast<int>(row_ / kRowBytes), allowed);
-      low = _mm512_maskz_mov_ps(allowed[0], low);
-      high = _mm512_maskz_mov_ps(allowed[1], high);
+      even_mask = static_cast<__mmask16>(masks_[0] >> (16 * half));
+      odd_mask = static_cast<__mmask16>(masks_[1] >> (16 * half));
     }
-    std::byte* sums = exp_sums_ + row_;
-    _mm512_store_ps(sums, _mm512_add_ps(_mm512_load_ps(sums), _mm512_add_ps(low, high)));
-    _mm512_store_si512(probabilities_ + row_, reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(high, low)));
+    const __m512 even = exp2_.template of<masked>(
+        _mm512_fmsub_ps(_mm512_load_ps(scores), scale_, references_[half]), even_mask);
+    const __m512 odd = exp2_.template of<masked>(
+        _mm512_fmsub_ps(_mm512_load_ps(scores + kGroupRows), scale_, references_[half]), odd_mask);
+    sums_[half] = _mm512_add_ps(sums_[half], _mm512_add_ps(even, odd));
+    _mm512_store_si512(probabilities_ + 16 * 32 * half, round_(even, odd));
+    if constexpr (half == 1) {
+      scores_ += 2 * kGroupRows;
+      probabilities_ += 2 * 16;
+      masks_ += 2;
+      left_ -= 2;
+    }
   }
 
-  const std::byte* scores_;
-  std::byte* probabilities_;
-  std::byte* exp_sums_;
-  const std::byte* reference_;
+  const float* scores_;
+  base::bfloat16* probabilities_;
+  const std::uint32_t* masks_;
+  float* exp_sums_;
   __m512 scale_;
   Exp2 exp2_;
-  std::conditional_t<masked, RowMask, NoMask> mask_;
-  std::int64_t row_ = 0;   // bytes
-  std::int64_t more_ = 0;  // bits of row_ that are zero where a place's rows end
+  RoundedPairs round_;
+  __m512 references_[2];
+  __m512 sums_[2];
+  int left_ = kVisits;
 };
 
-struct NoRows {
+struct NoPairs {
+  template <int half>
   void advance() {}
-  void finish() {}
 };
 
-// The largest of a row's scores in a unit, in units of log 2; of those that `mask` allows, or of all when it
-// is null.
-inline float largest_score(const Pipeline& pipeline, const float* scores, int row, const RowMask* mask) {
-  __mmask16 allowed[2] = {0xffff, 0xffff};
-  if (mask) mask->allowed(row, allowed);
-  const __m512 scale = _mm512_set1_ps(pipeline.scale);
-  const __m512 lowest = _mm512_set1_ps(-INFINITY);
-  const __m512 low = _mm512_mask_mul_ps(lowest, allowed[0], _mm512_load_ps(scores + row * kUnitKeys), scale);
-  const __m512 high =
-      _mm512_mask_mul_ps(lowest, allowed[1], _mm512_load_ps(scores + row * kUnitKeys + 16), scale);
-  return _mm512_reduce_max_ps(_mm512_max_ps(low, high));
+// reference = max(itself, the unit's scores), in units of log 2; of those that `masks` allow, or of all when
+// it is null.
+inline void raise_to_scores(const Pipeline& pipeline, const float* scores, const std::uint32_t* masks,
+                            float* reference) {
+  for (int first = 0; first < kGroupRows; first += 16) {
+    const __m512 scale = _mm512_set1_ps(pipeline.scale);
+    __m512 largest = _mm512_load_ps(reference + first);
+    for (int i = 0; i < kUnitKeys; ++i) {
+      const __mmask16 allowed = masks ? static_cast<__mmask16>(masks[i] >> first) : __mmask16{0xffff};
+      const __m512 score = _mm512_mul_ps(_mm512_load_ps(scores + i * kGroupRows + first), scale);
+      largest = _mm512_mask_max_ps(largest, allowed, largest, score);
+    }
+    _mm512_store_ps(reference + first, largest);
+  }
+}
+
+// Writes 16 rows of a finished row group to out and lse, from row `first` on.
+inline void finish_half(const Pipeline& pipeline, const RowGroup& rows, int first) {
+  const int num_rows = std::min(rows.num_rows - first, 16);
+  const __m512 sum = _mm512_load_ps(rows.exp_sums + first);
+  const __mmask16 some = _mm512_cmp_ps_mask(sum, _mm512_setzero_ps(), _CMP_NEQ_UQ);
+  const __m512 inverse = _mm512_maskz_div_ps(some, _mm512_set1_ps(1.0f), sum);
+  // Whole cache lines are written without being read first.
+  const bool whole_lines = pipeline.head_dim % 32 == 0 && rows.out_stride % 32 == 0 &&
+                           reinterpret_cast<std::uintptr_t>(rows.out) % 64 == 0;
+  const RoundedPairs round;
+  alignas(64) std::uint32_t pairs[16 * kTileWords], out_rows[16 * kTileWords];
+  for (std::int64_t dim = 0; dim < pipeline.head_dim; dim += kDimStep) {
+    const float* sums = rows.out_sums + dim * kGroupRows + first;
+    for (int i = 0; i < 16; ++i, sums += 2 * kGroupRows) {
+      const __m512 even = _mm512_mul_ps(_mm512_load_ps(sums), inverse);
+      const __m512 odd = _mm512_mul_ps(_mm512_load_ps(sums + kGroupRows), inverse);
+      _mm512_store_si512(pairs + i * kTileWords, round(even, odd));
+    }
+    cpu::avx512::Simd::transpose(pairs, kTileWords, out_rows, kTileWords);
+    base::bfloat16* out = rows.out + first * rows.out_stride + dim;
+    const __mmask32 lanes = lanes_before(pipeline.head_dim, dim);
+    for (int i = 0; i < num_rows; ++i, out += rows.out_stride) {
+      const __m512i row = _mm512_load_si512(out_rows + i * kTileWords);
+      if (whole_lines) {
+        _mm512_stream_si512(reinterpret_cast<__m512i*>(out), row);
+      } else {
+        _mm512_mask_storeu_epi16(out, lanes, row);
+      }
+    }
+  }
+  if (!rows.lse) return;
+  for (int i = first; i < first + num_rows; ++i) {
+    constexpr float kLog2 = 0.693147181f;
+    const float row_sum = rows.exp_sums[i];
+    rows.lse[i * rows.lse_stride] =
+        row_sum == 0 ? -INFINITY : kLog2 * rows.reference[i] + std::log(row_sum);
+  }
 }
 
 // Writes a finished row group to out and lse.
 inline void finish_rows(const Pipeline& pipeline, RowGroup& rows) {
-  // A probability is lost below 2^-126, so nothing that counts is lost while a row's sum stays well above it, and out_sums
-  // cannot overflow while it stays well below 2^127.
+  // A probability is lost below 2^-126, so nothing that counts is lost while a row's sum stays well above it,
+  // and out_sums cannot overflow while it stays well below 2^127.
   constexpr float kLowest = 0x1p-64f, kHighest = 0x1p64f;
-  // Whole cache lines are written without being read first.
-  const bool whole_lines = pipeline.head_dim % 32 == 0 && rows.out_stride % 32 == 0 &&
-                           reinterpret_cast<std::uintptr_t>(rows.out) % 64 == 0;
-  for (int i = 0; i < rows.num_rows; ++i) {
-    const float sum = _mm512_reduce_add_ps(_mm512_load_ps(rows.exp_sums + i * 16));
-    if (!rows.has_reference && !(sum > kLowest && sum < kHighest)) {
-      rows.out_of_range = true;
-      return;
-    }
-    const __m512 inverse = _mm512_set1_ps(sum == 0 ? 0.0f : 1 / sum);
-    const float* sums = rows.out_sums + i * kDimStep;
-    base::bfloat16* out = rows.out + i * rows.out_stride;
-    for (std::int64_t dim = 0; dim < pipeline.head_dim; dim += kDimStep, sums += kBlockFloats) {
-      const __m512 low = _mm512_mul_ps(_mm512_load_ps(sums), inverse);
-      const __m512 high = _mm512_mul_ps(_mm512_load_ps(sums + 16), inverse);
-      const auto rounded = reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(high, low));
-      if (whole_lines) {
-        _mm512_stream_si512(reinterpret_cast<__m512i*>(out + dim), rounded);
-      } else {
-        _mm512_mask_storeu_epi16(out + dim, lanes_before(pipeline.head_dim, dim), rounded);
-      }
-    }
-    if (rows.lse) {
-      constexpr float kLog2 = 0.693147181f;
-      rows.lse[i * rows.lse_stride] = sum == 0 ? -INFINITY : kLog2 * rows.reference[i * 16] + std::log(sum);
-    }
+  if (!rows.has_reference) {
+    const auto in_range = [](float sum) { return sum > kLowest && sum < kHighest; };
+    rows.out_of_range = !std::all_of(rows.exp_sums, rows.exp_sums + rows.num_rows, in_range);
+    if (rows.out_of_range) return;
   }
+  for (int first = 0; first < rows.num_rows; first += 16) finish_half(pipeline, rows, first);
 }
 
 }  // namespace

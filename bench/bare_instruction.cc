@@ -1,6 +1,8 @@
 #include "bare_instruction.h"
 
+#include <bit>
 #include <cstdint>
+#include <random>
 
 namespace minference::bench {
 namespace {
@@ -39,9 +41,27 @@ struct TileConfig {
   std::uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
 };
 
+// On data that changes from bit to bit, as attention's does: zeros would spare the multipliers the power that
+// limits the clock.
 void tdpbf16ps(long iterations) {
   const TileConfig config;
   __asm__ volatile("ldtilecfg %0" ::"m"(config));
+  std::mt19937 random(1);
+  std::normal_distribution<float> normal;
+  std::uint16_t operands[4][16][32];
+  for (auto& tile : operands) {
+    for (auto& row : tile) {
+      for (std::uint16_t& x : row)
+        x = static_cast<std::uint16_t>(std::bit_cast<std::uint32_t>(normal(random)) >> 16);
+    }
+  }
+  __asm__ volatile(
+      "tileloadd (%0,%1,1), %%tmm4\n\t"
+      "tileloadd 1024(%0,%1,1), %%tmm5\n\t"
+      "tileloadd 2048(%0,%1,1), %%tmm6\n\t"
+      "tileloadd 3072(%0,%1,1), %%tmm7" ::"r"(operands),
+      "r"(64l)
+      : "memory");
   for (long i = 0; i < iterations; ++i) {
     __asm__ volatile(
         "tdpbf16ps %tmm6, %tmm4, %tmm0\n\t"

@@ -133,10 +133,10 @@ class Attention {
       for (std::int64_t row = item.slice.begin; row < item.slice.end; row += kGroupRows) {
         const std::size_t g = worker.cursors.size();
         RowGroup& rows = worker.groups[g];
-        load_rows(head, row, std::min(item.slice.end, row + kGroupRows),
-                  worker.memory.data() +
-                      static_cast<std::int64_t>(g) * Worker::group_bytes(pipeline.padded_dim),
-                  rows);
+        load_rows(
+            head, row, std::min(item.slice.end, row + kGroupRows),
+            worker.memory.data() + static_cast<std::int64_t>(g) * Worker::group_bytes(pipeline.padded_dim),
+            rows);
         worker.cursors.emplace_back(units, rows, UnitSource{&stages_, &operands_, &worker.aligned});
         if (worker.cursors.back().done()) clear_rows(rows);
       }

@@ -70,7 +70,7 @@ struct Pipeline {
   Chunk chunks[3];
   int next;
   int score_slot, probability_slot;
-  float* pending;  // where the accumulators still have to be stored
+  float* pending;                             // where the accumulators still have to be stored
   alignas(64) float scores[2][kBlockFloats];  // [32 keys][32 rows]
   // Of each unit, for either half of the rows: [16 pairs of keys][16 rows][2].
   alignas(64) base::bfloat16 probabilities[2][kChunkUnits][kUnitKeys * kGroupRows];

@@ -40,12 +40,18 @@ class Stage {
 
     // A full chunk's last unit goes through softmax in the first step of the next push, so that its output
     // takes the three other steps of that push and the first one of the push after.
-    step(pipeline, current, 0, previous, kChunkUnits - 1, oldest, kChunkUnits - 1);
-    if (oldest.num_units > 0 && oldest.last) {
-      store_accumulators(pipeline);
-      finish_rows(pipeline, *oldest.rows);
-    }
-    for (int i = 1; i < kChunkUnits; ++i) step(pipeline, current, i, current, i - 1, previous, i - 1);
+    const Step steps[kChunkUnits] = {step(pipeline, current, 0, previous, kChunkUnits - 1, oldest),
+                                     step(pipeline, current, 1, current, 0, previous),
+                                     step(pipeline, current, 2, current, 1, previous),
+                                     step(pipeline, current, 3, current, 2, previous)};
+    const bool finishes = oldest.num_units > 0 && oldest.last;
+    const bool starts = current.num_units > 0 && current.first;
+    const int first_steps = finishes || starts ? 1 : 0;
+    run(pipeline, steps, steps + first_steps);
+    if (finishes || starts) store_accumulators(pipeline);
+    if (finishes) finish_rows(pipeline, *oldest.rows);
+    if (starts) start_rows(pipeline, *current.rows, pipeline.scores[pipeline.score_slot]);
+    run(pipeline, steps + first_steps, steps + kChunkUnits);
   }
 
   static void raise_reference(Pipeline& pipeline, RowGroup& rows, const Unit& unit,
@@ -57,55 +63,87 @@ class Stage {
   }
 
  private:
-  // The tile products of a step.
-  struct Work {
+  // A quarter of a push: the scores of one unit, the softmax of another, a quarter of a chunk's output.
+  struct Step {
     const Chunk* scored;  // or null
-    int scored_unit;
+    const Chunk* softened;
     const Chunk* summed;
+    int scored_unit, softened_unit;
     int first_dim, last_dim;  // in steps of 32
+    bool masked;
+    int visits_a_place;  // 0: nothing is softened
   };
 
-  // A quarter of a push: the scores of one unit, the softmax of another, a quarter of a chunk's output.
-  static void step(Pipeline& pipeline, const Chunk& scored, int scored_unit, const Chunk& softened,
-                   int softened_unit, const Chunk& summed, int quarter) {
+  static Step step(const Pipeline& pipeline, const Chunk& scored, int scored_unit, const Chunk& softened,
+                   int softened_unit, const Chunk& summed) {
+    Step step{};
     const int dim_steps = static_cast<int>(pipeline.padded_dim / kDimStep);
-    const Work work = {scored_unit < scored.num_units ? &scored : nullptr, scored_unit, &summed,
-                       summed.num_units > 0 ? dim_steps * quarter / kChunkUnits : 0,
-                       summed.num_units > 0 ? dim_steps * (quarter + 1) / kChunkUnits : 0};
-    NoPairs none;
-    if (softened_unit >= softened.num_units) return multiply(pipeline, work, none, false);
+    int num_places = 0;
+    if (scored_unit < scored.num_units) {
+      step.scored = &scored;
+      step.scored_unit = scored_unit;
+      num_places += 4 * dim_steps;
+    }
+    if (summed.num_units > 0) {
+      const int quarter = (scored_unit + kChunkUnits - 1) % kChunkUnits;
+      step.summed = &summed;
+      step.first_dim = dim_steps * quarter / kChunkUnits;
+      step.last_dim = dim_steps * (quarter + 1) / kChunkUnits;
+      num_places += 4 * (step.last_dim - step.first_dim) * summed.num_units;
+    }
+    if (softened_unit < softened.num_units) {
+      step.softened = &softened;
+      step.softened_unit = softened_unit;
+      step.masked = softened.units[softened_unit].masked;
+      step.visits_a_place = num_places >= kVisits ? 1 : num_places >= kVisits / 2 ? 2 : 4;
+    }
+    return step;
+  }
 
-    const float* scores = pipeline.scores[pipeline.score_slot];
-    if (softened.first && softened_unit == 0) start_rows(pipeline, *softened.rows, scores);
-    const bool ready = pipeline.pending != scores;
-    const int num_products =
-        (work.scored ? dim_steps : 0) + (work.last_dim - work.first_dim) * summed.num_units;
-    const int num_places = 4 * (num_products - (ready ? 0 : 1));
-    const bool masked = softened.units[softened_unit].masked;
-    const auto run = [&](auto visits_a_place) {
-      constexpr int visits = decltype(visits_a_place)::value;
-      masked ? multiply_and_soften<true, visits>(pipeline, work, softened, softened_unit, ready)
-             : multiply_and_soften<false, visits>(pipeline, work, softened, softened_unit, ready);
-    };
-    if (num_places >= kVisits) {
-      run(std::integral_constant<int, 1>());
-    } else if (num_places >= kVisits / 2) {
-      run(std::integral_constant<int, 2>());
-    } else {
-      run(std::integral_constant<int, 4>());
+  // Steps whose code is the same run in one go.
+  static void run(Pipeline& pipeline, const Step* next, const Step* end) {
+    while (next != end) {
+      const Step* begin = next++;
+      while (next != end && next->masked == begin->masked && next->visits_a_place == begin->visits_a_place)
+        ++next;
+      switch (begin->visits_a_place) {
+        case 0:
+          run_alike<false, 0>(pipeline, begin, next);
+          break;
+        case 1:
+          begin->masked ? run_alike<true, 1>(pipeline, begin, next)
+                        : run_alike<false, 1>(pipeline, begin, next);
+          break;
+        case 2:
+          begin->masked ? run_alike<true, 2>(pipeline, begin, next)
+                        : run_alike<false, 2>(pipeline, begin, next);
+          break;
+        default:
+          begin->masked ? run_alike<true, 4>(pipeline, begin, next)
+                        : run_alike<false, 4>(pipeline, begin, next);
+      }
     }
   }
 
   template <bool masked, int visits_a_place>
-  [[gnu::noinline]] static void multiply_and_soften(Pipeline& pipeline, const Work& work, const Chunk& chunk,
-                                                    int unit, bool ready) {
-    SoftmaxPairs<masked, visits_a_place> pairs(pipeline, chunk, unit, pipeline.scores[pipeline.score_slot]);
-    multiply(pipeline, work, pairs, ready);
-    pairs.finish();
+  [[gnu::noinline]] static void run_alike(Pipeline& pipeline, const Step* step, const Step* end) {
+    const SoftmaxConstants constants(pipeline.scale);
+    for (; step != end; ++step) {
+      if constexpr (visits_a_place == 0) {
+        NoPairs none;
+        multiply(pipeline, *step, none, false);
+      } else {
+        const float* scores = pipeline.scores[pipeline.score_slot];
+        const bool ready = pipeline.pending != scores;
+        SoftmaxPairs<masked, visits_a_place> pairs(constants, pipeline, *step->softened, step->softened_unit,
+                                                   scores);
+        multiply(pipeline, *step, pairs, ready);
+        pairs.finish();
+      }
+    }
   }
 
   static void start_rows(Pipeline& pipeline, RowGroup& rows, const float* scores) {
-    store_accumulators(pipeline);
     std::fill_n(rows.exp_sums, kGroupRows, 0.0f);
     if (rows.has_reference) return;
     std::fill_n(rows.reference, kGroupRows, -INFINITY);
@@ -115,16 +153,16 @@ class Stage {
   // `ready`: the scores that `pairs` reads have left the accumulators already; otherwise the first step of the
   // first product stores them.
   template <class Pairs>
-  [[gnu::always_inline]] static void multiply(Pipeline& pipeline, const Work& work, Pairs& pairs,
+  [[gnu::always_inline]] static void multiply(Pipeline& pipeline, const Step& step, Pairs& pairs,
                                               bool ready) {
-    if (work.scored) {
+    if (step.scored) {
       pipeline.score_slot ^= 1;
-      multiply_keys(pipeline, *work.scored->rows, work.scored->units[work.scored_unit],
+      multiply_keys(pipeline, *step.scored->rows, step.scored->units[step.scored_unit],
                     pipeline.scores[pipeline.score_slot], pairs, ready);
       ready = true;
     }
-    for (int dim = work.first_dim; dim < work.last_dim; ++dim) {
-      multiply_values(pipeline, *work.summed, dim, pairs, ready);
+    for (int dim = step.first_dim; dim < step.last_dim; ++dim) {
+      multiply_values(pipeline, *step.summed, dim, pairs, ready);
       ready = true;
     }
     if (!ready) store_accumulators(pipeline);

@@ -65,15 +65,24 @@ class RoundedPairs {
 // keys for half of the rows; a unit has 32.
 inline constexpr int kVisits = kUnitKeys / 2 * 2;
 
+// What it needs in registers, the same for every unit.
+struct SoftmaxConstants {
+  explicit SoftmaxConstants(float score_scale) : scale(in_register(score_scale)) {}
+  __m512 scale;
+  Exp2 exp2;
+  RoundedPairs round;
+};
+
 template <bool masked, int visits_a_place>
 class SoftmaxPairs {
  public:
-  SoftmaxPairs(Pipeline& pipeline, const Chunk& chunk, int unit, const float* scores)
-      : scores_(scores),
+  [[gnu::always_inline]] SoftmaxPairs(const SoftmaxConstants& constants, Pipeline& pipeline,
+                                      const Chunk& chunk, int unit, const float* scores)
+      : constants_(constants),
+        scores_(scores),
         probabilities_(pipeline.probabilities[chunk.probability_slot][unit]),
         masks_(chunk.masks[unit]),
         exp_sums_(chunk.rows->exp_sums),
-        scale_(in_register(pipeline.scale)),
         references_{_mm512_load_ps(chunk.rows->reference), _mm512_load_ps(chunk.rows->reference + 16)},
         sums_{_mm512_load_ps(exp_sums_), _mm512_load_ps(exp_sums_ + 16)} {}
 
@@ -88,7 +97,7 @@ class SoftmaxPairs {
     }
   }
 
-  void finish() {
+  [[gnu::always_inline]] void finish() {
     while (left_ > 0) {
       visit<0>();
       visit<1>();
@@ -106,12 +115,12 @@ class SoftmaxPairs {
       even_mask = static_cast<__mmask16>(masks_[0] >> (16 * half));
       odd_mask = static_cast<__mmask16>(masks_[1] >> (16 * half));
     }
-    const __m512 even = exp2_.template of<masked>(
-        _mm512_fmsub_ps(_mm512_load_ps(scores), scale_, references_[half]), even_mask);
-    const __m512 odd = exp2_.template of<masked>(
-        _mm512_fmsub_ps(_mm512_load_ps(scores + kGroupRows), scale_, references_[half]), odd_mask);
+    const __m512 even = constants_.exp2.template of<masked>(
+        _mm512_fmsub_ps(_mm512_load_ps(scores), constants_.scale, references_[half]), even_mask);
+    const __m512 odd = constants_.exp2.template of<masked>(
+        _mm512_fmsub_ps(_mm512_load_ps(scores + kGroupRows), constants_.scale, references_[half]), odd_mask);
     sums_[half] = _mm512_add_ps(sums_[half], _mm512_add_ps(even, odd));
-    _mm512_store_si512(probabilities_ + 16 * 32 * half, round_(even, odd));
+    _mm512_store_si512(probabilities_ + 16 * 32 * half, constants_.round(even, odd));
     if constexpr (half == 1) {
       scores_ += 2 * kGroupRows;
       probabilities_ += 2 * 16;
@@ -120,13 +129,11 @@ class SoftmaxPairs {
     }
   }
 
+  const SoftmaxConstants& constants_;
   const float* scores_;
   base::bfloat16* probabilities_;
   const std::uint32_t* masks_;
   float* exp_sums_;
-  __m512 scale_;
-  Exp2 exp2_;
-  RoundedPairs round_;
   __m512 references_[2];
   __m512 sums_[2];
   int left_ = kVisits;
@@ -135,6 +142,7 @@ class SoftmaxPairs {
 struct NoPairs {
   template <int half>
   void advance() {}
+  void finish() {}
 };
 
 // reference = max(itself, the unit's scores), in units of log 2; of those that `masks` allow, or of all when
@@ -187,8 +195,7 @@ inline void finish_half(const Pipeline& pipeline, const RowGroup& rows, int firs
   for (int i = first; i < first + num_rows; ++i) {
     constexpr float kLog2 = 0.693147181f;
     const float row_sum = rows.exp_sums[i];
-    rows.lse[i * rows.lse_stride] =
-        row_sum == 0 ? -INFINITY : kLog2 * rows.reference[i] + std::log(row_sum);
+    rows.lse[i * rows.lse_stride] = row_sum == 0 ? -INFINITY : kLog2 * rows.reference[i] + std::log(row_sum);
   }
 }
 

@@ -234,6 +234,31 @@ TEST(AmxAttention, ValuesOfLaterColumnsTouchNothing) {
   EXPECT_FALSE(problem.is_finite(result, 200));
 }
 
+// Row block 1 lists keys 0..27 of a tile that the cache's start clips, or 0..47; then a sink of 4 keys.
+TEST(AmxAttention, ValuesBehindClippedTilesTouchNothing) {
+  if (base::available_isa() < base::Isa::avx512bf16) GTEST_SKIP() << "this machine has no AVX512_BF16";
+  const auto expect_clean = [](Problem& problem, std::int64_t spoiled_key, std::int64_t first_row) {
+    problem.spoil_value(spoiled_key);
+    const Problem::Result result = problem.run(amx::kEmulatedStages, 1);
+    EXPECT_FALSE(problem.is_finite(result, spoiled_key));
+    for (std::int64_t row = first_row; row < first_row + 64; ++row) {
+      ASSERT_TRUE(problem.is_finite(result, row)) << "row " << row;
+    }
+  };
+  for (const std::int32_t count : {28, 48}) {
+    SCOPED_TRACE(count);
+    Problem problem({128, 128, 1, 1, 64});
+    problem.index.heads[0].form = IndexForm::relative;
+    problem.index.heads[0].tiles = {0, count - 128};
+    expect_clean(problem, count + 1, 64);
+  }
+  Problem problem({192, 192, 1, 1, 64});
+  problem.index.heads[0].form = IndexForm::window;
+  problem.index.heads[0].local = 16;
+  problem.index.heads[0].sink = 4;
+  expect_clean(problem, 5, 128);
+}
+
 TEST(AmxAttention, Window) {
   const std::int64_t local[] = {1, 50, 0, 200}, sink[] = {4, 0, 70, 128};
   for (const bool causal : {true, false}) {

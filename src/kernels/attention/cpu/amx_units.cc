@@ -35,8 +35,8 @@ void SliceUnits::list(const sparse::SparseIndex& index, std::int64_t head, std::
   GatheredUnit& last = gathered_.back();
   const std::int64_t key_end = sparse::position_of_row(index.q_len, index.kv_len, slice.end);
   const auto next = std::upper_bound(columns.begin(), columns.end(), last.last);
-  const auto end_of_unit = std::min<std::ptrdiff_t>(
-      round_up(next - columns.begin(), kUnitKeys), static_cast<std::ptrdiff_t>(columns.size()));
+  const auto end_of_unit = std::min<std::ptrdiff_t>(round_up(next - columns.begin(), kUnitKeys),
+                                                    static_cast<std::ptrdiff_t>(columns.size()));
   if (columns[static_cast<std::size_t>(end_of_unit - 1)] >= key_end) gather_again(last, operands);
 }
 
@@ -88,8 +88,7 @@ void SliceUnits::gather_again(GatheredUnit& unit, const PackedOperands& operands
 }
 
 AlignedValues::AlignedValues(std::int64_t padded_dim)
-    : padded_dim_(padded_dim),
-      memory_(static_cast<std::size_t>(kCapacity * value_block_bytes(padded_dim))) {}
+    : padded_dim_(padded_dim), memory_(static_cast<std::size_t>(kCapacity * value_block_bytes(padded_dim))) {}
 
 void AlignedValues::forget() {
   std::fill(std::begin(owners_), std::end(owners_), Owner{-1, -1});
@@ -147,8 +146,7 @@ void UnitCursor::next_of_tile(const sparse::KeyTile& tile, Unit& unit, std::uint
 void UnitCursor::next_gathered(const GatheredUnit& gathered, Unit& unit, std::uint32_t* masks) {
   unit.key = gathered.packed;
   unit.value = unit.key + value_block_bytes(source_.operands->padded_dim());
-  unit.masked =
-      !gathered.complete || !head_->rule().allows_all(first_, last_, gathered.first, gathered.last);
+  unit.masked = !gathered.complete || !head_->rule().allows_all(first_, last_, gathered.first, gathered.last);
   if (!unit.masked) return;
   for (int i = 0; i < kUnitKeys; ++i) {
     masks[i] = gathered.positions[i] == kNoKey ? 0 : mask_of(gathered.positions[i]);
@@ -165,8 +163,7 @@ std::uint32_t UnitCursor::mask_of(std::int64_t key) const {
 
 void UnitCursor::skip() {
   const auto& tiles = head_->tiles();
-  while (tile_ < tiles.size() &&
-         (offset_ >= tiles[tile_].count || !reached(tiles[tile_].begin + offset_))) {
+  while (tile_ < tiles.size() && (offset_ >= tiles[tile_].count || !reached(tiles[tile_].begin + offset_))) {
     ++tile_;
     offset_ = 0;
   }

@@ -20,13 +20,15 @@ inline constexpr int kChunkUnits = 4;
 inline constexpr int kMaxHeadDim = 256;
 inline constexpr int kDimStep = 32;  // padded_dim, head_dim rounded up with zeros, is a multiple of it
 
-// 32 consecutive keys. A tile of keys starts at any row of them; one of values would run along keys, and does
-// not cross a cache line for nothing: values lie in blocks, and units between two blocks are copied together
+// 32 consecutive keys, in the order in which tile instructions read them, so that the processor's prefetchers
+// follow. A tile of keys starts at any row of a plane. One of values runs along keys, and rows that cross cache
+// lines are slow: values lie in blocks, and units between two blocks are copied together
 // (Stages::align_values).
 struct Unit {
-  const std::byte* key;    // [32 keys][padded_dim]
-  const std::byte* value;  // [padded_dim][32 keys]
-  bool masked;             // false: every row attends to every key
+  const std::byte* key;          // a plane for every 32 dimensions: [32 keys][32]
+  std::int64_t key_plane_bytes;  // distance of the planes
+  const std::byte* value;        // [padded_dim][32 keys]
+  bool masked;                   // false: every row attends to every key
 };
 
 // One head's 32 rows. Buffers are 64-byte aligned.

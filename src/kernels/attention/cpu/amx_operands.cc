@@ -16,10 +16,15 @@ constexpr std::int64_t kPieceBlocks = 8;
 
 alignas(64) constexpr bfloat16 kZeroRow[kMaxHeadDim] = {};
 
-void copy_key(const bfloat16* row, std::int64_t head_dim, std::int64_t padded_dim, std::byte* to) {
-  auto* key = reinterpret_cast<bfloat16*>(to);
-  std::copy_n(row, head_dim, key);
-  std::fill(key + head_dim, key + padded_dim, bfloat16{0});
+// Into the planes of one key.
+void pack_key(const bfloat16* row, std::int64_t head_dim, std::int64_t padded_dim, std::int64_t plane_bytes,
+              std::byte* to) {
+  for (std::int64_t dim = 0; dim < padded_dim; dim += kDimStep, to += plane_bytes) {
+    auto* key = reinterpret_cast<bfloat16*>(to);
+    const std::int64_t count = std::min<std::int64_t>(head_dim - dim, kDimStep);
+    std::copy_n(row + dim, count, key);
+    std::fill(key + count, key + kDimStep, bfloat16{0});
+  }
 }
 
 std::int64_t num_column_units(const sparse::HeadIndex& head) {
@@ -33,7 +38,8 @@ PackedOperands::PackedOperands(const AttentionCall& call, const Stages& stages)
       stages_(stages),
       padded_dim_(round_up(call.query.dim, kDimStep)),
       num_blocks_((call.key.rows + kUnitKeys - 1) / kUnitKeys),
-      key_bytes_(round_up(call.key.rows * padded_dim_ * 2, 64)),
+      key_plane_bytes_(call.key.rows * kKeyRowBytes),
+      key_bytes_(padded_dim_ / kDimStep * key_plane_bytes_),
       head_bytes_(key_bytes_ + num_blocks_ * value_block_bytes(padded_dim_)),
       heads_a_round_(std::clamp<std::int64_t>(kPackedBytesARound / std::max<std::int64_t>(head_bytes_, 1), 1,
                                               call.key.heads)),
@@ -86,8 +92,8 @@ void PackedOperands::pack_block(std::int64_t kv_head, std::int64_t block) {
     const bool present = position < call_.key.rows;
     values[i] = present ? call_.value.row<const bfloat16>(kv_head, position) : kZeroRow;
     if (!present) continue;
-    copy_key(call_.key.row<const bfloat16>(kv_head, position), call_.key.dim, padded_dim_,
-             head + position * padded_dim_ * 2);
+    pack_key(call_.key.row<const bfloat16>(kv_head, position), call_.key.dim, padded_dim_, key_plane_bytes_,
+             head + position * kKeyRowBytes);
   }
   stages_.pack_values(values, call_.value.dim, padded_dim_,
                       head + key_bytes_ + block * value_block_bytes(padded_dim_));
@@ -95,13 +101,13 @@ void PackedOperands::pack_block(std::int64_t kv_head, std::int64_t block) {
 
 void PackedOperands::gather(std::int64_t kv_head, const std::int32_t* positions, std::byte* unit) const {
   const bfloat16* values[kUnitKeys];
-  for (std::int64_t i = 0; i < kUnitKeys; ++i, unit += padded_dim_ * 2) {
+  for (std::int64_t i = 0; i < kUnitKeys; ++i) {
     const bool present = positions[i] != kNoKey;
     values[i] = present ? call_.value.row<const bfloat16>(kv_head, positions[i]) : kZeroRow;
-    copy_key(present ? call_.key.row<const bfloat16>(kv_head, positions[i]) : kZeroRow, call_.key.dim,
-             padded_dim_, unit);
+    pack_key(present ? call_.key.row<const bfloat16>(kv_head, positions[i]) : kZeroRow, call_.key.dim,
+             padded_dim_, kUnitKeys * kKeyRowBytes, unit + i * kKeyRowBytes);
   }
-  stages_.pack_values(values, call_.value.dim, padded_dim_, unit);
+  stages_.pack_values(values, call_.value.dim, padded_dim_, unit + value_block_bytes(padded_dim_));
 }
 
 }  // namespace minference::kernels::amx

@@ -17,6 +17,7 @@ constexpr std::int64_t round_up(std::int64_t x, std::int64_t multiple) {
 constexpr std::int64_t value_block_bytes(std::int64_t padded_dim) {
   return padded_dim * kUnitKeys * 2;
 }
+inline constexpr std::int64_t kKeyRowBytes = kDimStep * 2;  // of a plane
 // A unit that is packed by itself: keys, then values.
 constexpr std::int64_t gathered_unit_bytes(std::int64_t padded_dim) {
   return 2 * value_block_bytes(padded_dim);
@@ -34,10 +35,11 @@ class PackedOperands {
   // Packs the KV heads [first, end), a round.
   void pack(std::int64_t first_kv_head, std::int64_t end_kv_head, base::Executor& executor);
 
-  // [kv_len][padded_dim] keys from `position` on.
+  // Keys from `position` on, in the plane of dimension 0; planes are key_plane_bytes() apart.
   const std::byte* keys(std::int64_t kv_head, std::int64_t position) const {
-    return packed(kv_head) + position * padded_dim_ * 2;
+    return packed(kv_head) + position * kKeyRowBytes;
   }
+  std::int64_t key_plane_bytes() const { return key_plane_bytes_; }
   // The block of values that holds `position`.
   const std::byte* value_block(std::int64_t kv_head, std::int64_t position) const {
     return packed(kv_head) + key_bytes_ + position / kUnitKeys * value_block_bytes(padded_dim_);
@@ -58,7 +60,7 @@ class PackedOperands {
 
   const AttentionCall& call_;
   const Stages& stages_;
-  std::int64_t padded_dim_, num_blocks_, key_bytes_, head_bytes_, heads_a_round_;
+  std::int64_t padded_dim_, num_blocks_, key_plane_bytes_, key_bytes_, head_bytes_, heads_a_round_;
   base::AlignedBuffer<std::byte> packed_;
   base::AlignedBuffer<std::byte> columns_;
   std::vector<std::int64_t> first_column_unit_;  // of each query head, in bytes

@@ -5,7 +5,7 @@
 #include "cpu/avx512.h"
 #include "kernels/attention/cpu/amx_layout.h"
 
-// Packing of queries and values for tile products (AVX-512BW). Keys are read as they are.
+// Packing of queries and values for tile products (AVX-512BW). Keys need no SIMD: their rows are copied.
 namespace minference::kernels::amx {
 namespace {
 

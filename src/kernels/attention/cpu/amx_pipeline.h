@@ -173,14 +173,13 @@ class Stage {
   [[gnu::always_inline]] static void multiply_keys(Pipeline& pipeline, const RowGroup& group,
                                                    const Unit& unit, float* scores, Pairs& pairs,
                                                    bool ready) {
-    const std::int64_t row_bytes = pipeline.padded_dim * 2;
-    const std::byte* query = group.query;
     const std::byte* key = unit.key;
-    const std::byte* const end = key + row_bytes;
-    k_step<true>(pipeline.pending, key, row_bytes, query, nullptr, pairs, ready);
-    for (key += kTileRowBytes, query += 2 * kTileBytes; key != end;
-         key += kTileRowBytes, query += 2 * kTileBytes) {
-      k_step<false>(nullptr, key, row_bytes, query, nullptr, pairs, true);
+    const std::byte* query = group.query;
+    const std::byte* const end = query + pipeline.padded_dim / kDimStep * 2 * kTileBytes;
+    k_step<true>(pipeline.pending, key, query, nullptr, pairs, ready);
+    for (query += 2 * kTileBytes; query != end; query += 2 * kTileBytes) {
+      key += unit.key_plane_bytes;
+      k_step<false>(nullptr, key, query, nullptr, pairs, true);
     }
     pipeline.pending = scores;
   }
@@ -193,11 +192,11 @@ class Stage {
         reinterpret_cast<const std::byte*>(pipeline.probabilities[chunk.probability_slot]);
     float* sums = chunk.rows->out_sums + dim * kBlockFloats;
     const std::int64_t row = dim * kDimStep * kTileRowBytes;
-    k_step<true>(pipeline.pending, chunk.units[0].value + row, kTileRowBytes, probabilities,
-                 chunk.first ? nullptr : sums, pairs, ready);
+    k_step<true>(pipeline.pending, chunk.units[0].value + row, probabilities, chunk.first ? nullptr : sums,
+                 pairs, ready);
     for (int k = 1; k < chunk.num_units; ++k) {
       probabilities += 2 * kTileBytes;
-      k_step<false>(nullptr, chunk.units[k].value + row, kTileRowBytes, probabilities, nullptr, pairs, true);
+      k_step<false>(nullptr, chunk.units[k].value + row, probabilities, nullptr, pairs, true);
     }
     pipeline.pending = sums;
   }
@@ -209,11 +208,10 @@ class Stage {
   // accumulator to `pending` and gives it its start, `sums` or zero, just before it needs it: a burst of tile
   // stores would block the core's scheduler.
   template <bool first, class Pairs>
-  [[gnu::always_inline]] static void k_step(float* pending, const std::byte* a, std::int64_t a_row_bytes,
-                                            const std::byte* b, const float* sums, Pairs& pairs,
-                                            bool advance) {
+  [[gnu::always_inline]] static void k_step(float* pending, const std::byte* a, const std::byte* b,
+                                            const float* sums, Pairs& pairs, bool advance) {
     if (advance) pairs.template advance<0>();
-    Tiles::template load_streamed<4>(a, a_row_bytes);
+    Tiles::template load_streamed<4>(a, kTileRowBytes);
     Tiles::template load<6>(b, kTileRowBytes);
     if constexpr (first) exchange<0>(pending, sums);
     Tiles::template multiply_add<0, 4, 6>();
@@ -222,7 +220,7 @@ class Stage {
     if constexpr (first) exchange<1>(pending, sums);
     Tiles::template multiply_add<1, 4, 7>();
     if (advance) pairs.template advance<0>();
-    Tiles::template load_streamed<5>(a + 16 * a_row_bytes, a_row_bytes);
+    Tiles::template load_streamed<5>(a + kTileBytes, kTileRowBytes);
     if constexpr (first) exchange<2>(pending, sums);
     Tiles::template multiply_add<2, 5, 6>();
     if (advance) pairs.template advance<1>();

@@ -129,7 +129,7 @@ class SoftmaxPairs {
     }
   }
 
-  const SoftmaxConstants& constants_;
+  SoftmaxConstants constants_;
   const float* scores_;
   base::bfloat16* probabilities_;
   const std::uint32_t* masks_;

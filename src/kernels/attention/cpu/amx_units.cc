@@ -134,6 +134,7 @@ void UnitCursor::next_of_tile(const sparse::KeyTile& tile, Unit& unit, std::uint
   const std::int64_t done = tile.begin + offset_ - begin;
   const std::int64_t kv_head = head_->kv_head();
   unit.key = source_.operands->keys(kv_head, begin);
+  unit.key_plane_bytes = source_.operands->key_plane_bytes();
   unit.value = begin % kUnitKeys == 0
                    ? source_.operands->value_block(kv_head, begin)
                    : source_.aligned->find_or_copy(*source_.stages, *source_.operands, kv_head, begin);
@@ -145,6 +146,7 @@ void UnitCursor::next_of_tile(const sparse::KeyTile& tile, Unit& unit, std::uint
 
 void UnitCursor::next_gathered(const GatheredUnit& gathered, Unit& unit, std::uint32_t* masks) {
   unit.key = gathered.packed;
+  unit.key_plane_bytes = kUnitKeys * kKeyRowBytes;
   unit.value = unit.key + value_block_bytes(source_.operands->padded_dim());
   unit.masked = !gathered.complete || !head_->rule().allows_all(first_, last_, gathered.first, gathered.last);
   if (!unit.masked) return;

@@ -7,6 +7,8 @@ target_compile_features(minference INTERFACE cxx_std_20)
 install(TARGETS minference EXPORT minference-targets COMPONENT development)
 install(FILES ${PROJECT_SOURCE_DIR}/include/minference/minference.h ${PROJECT_SOURCE_DIR}/include/minference/minference.hpp
         DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/minference COMPONENT development)
+install(DIRECTORY ${PROJECT_SOURCE_DIR}/include/minference/cpp
+        DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/minference COMPONENT development)
 install(EXPORT minference-targets NAMESPACE minference:: DESTINATION ${package_dir} COMPONENT development)
 
 # Before 1.0 a minor version may change the interface.

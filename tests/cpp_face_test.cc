@@ -216,6 +216,8 @@ TEST(CppFace, RefusalsNameTheArgument) {
   EXPECT_EQ(status_of([] { minference::Context({.isa = "mmx"}); }), minference::Status::invalid_argument);
   EXPECT_EQ(status_of([] { minference::kernel_name("cook", minference::DType::f32, 64); }),
             minference::Status::invalid_argument);
+  EXPECT_EQ(status_of([] { minference::kernel_name("attention", minference::DType::f32, 12); }),
+            minference::Status::unsupported);
   const minference::TensorView negative(layer.query.data(), minference::DType::f32, {1, -2, kQLen, kDim});
   EXPECT_EQ(status_of([&] { estimate(context, negative, layer.key_view()); }),
             minference::Status::invalid_argument);

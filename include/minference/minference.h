@@ -1,8 +1,8 @@
 /* MInference in C++: dynamic sparse attention for long-context prefill. The C ABI of libminference.
  *
  * Contract
- *   - Every function that can fail returns a minference_status; minference_last_error() then says what, per thread, in
- *     the form "name rule, got value". On failure no output has been written, unless the function says otherwise.
+ *   - A function that can fail returns a minference_status, or NULL where it returns a string; minference_last_error()
+ *     then says what, per thread, in the form "name rule, got value". On failure no output has been written, unless the function says otherwise.
  *   - Tensors are borrowed for the call and never freed. Strides are in elements; the last dimension is contiguous.
  *     Outputs alias no input.
  *   - Handles are owned by the caller; destroying NULL is legal. Pattern sets and indices are immutable and may be shared
@@ -50,7 +50,9 @@ typedef enum minference_status {
 MINFERENCE_API const char* minference_version(void);
 MINFERENCE_API uint32_t minference_abi_version(void);
 
-/* The message of this thread's last failed call; "" when none failed. Valid until its next failing call. */
+/* Status and message of this thread's last failed call; MINFERENCE_OK and "" when none failed. The message is valid until
+ * the next one. */
+MINFERENCE_API minference_status minference_last_status(void);
 MINFERENCE_API const char* minference_last_error(void);
 
 /* ---- Tensors ---------------------------------------------------------------------------------------------------- */
@@ -115,8 +117,8 @@ MINFERENCE_API const char* minference_context_isa(const minference_context* cont
 MINFERENCE_API void minference_openmp_parallel_for(void* gomp_parallel, int64_t num_tasks,
                                                    void (*task)(void* argument, int64_t i), void* argument);
 
-/* The kernel that `step` ("attention" or "estimate") picks for this dtype and head_dim, e.g. "avx512bf16"; NULL and a
- * message for a wrong argument. `isa` NULL as in the options. */
+/* The kernel that `step` ("attention" or "estimate") picks for this dtype and head_dim, e.g. "avx512bf16"; NULL when
+ * it fails. `isa` NULL as in the options. */
 MINFERENCE_API const char* minference_kernel_name(const char* step, const char* isa, int32_t dtype,
                                                   int64_t head_dim);
 
@@ -156,7 +158,7 @@ MINFERENCE_API minference_status minference_patterns_create(int64_t num_layers, 
                                                             minference_patterns** patterns);
 MINFERENCE_API void minference_patterns_destroy(minference_patterns* patterns);
 
-/* Hub ids with a built-in set, sorted: 0 <= i < count; NULL outside. */
+/* Hub ids with a built-in set, sorted: 0 <= i < count; outside, NULL without a message. */
 MINFERENCE_API int64_t minference_builtin_count(void);
 MINFERENCE_API const char* minference_builtin_model(int64_t i);
 

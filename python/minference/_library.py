@@ -219,6 +219,7 @@ STATUS = "status"
 _PROTOTYPES = {
     "version": (c_char_p, []),
     "abi_version": (c_uint32, []),
+    "last_status": (c_int32, []),
     "last_error": (c_char_p, []),
     "context_create": (STATUS, [POINTER(ContextOptions), HANDLE]),
     "context_destroy": (None, [c_void_p]),

@@ -118,7 +118,15 @@ TEST(Refusals, UnknownIsaAndBadThreads) {
   EXPECT_EQ(minference_context_create(&options, &made), MINFERENCE_INVALID_ARGUMENT);
   EXPECT_STREQ(minference_last_error(), "options.num_cpus must be from 0 to 4096, got 4097");
   EXPECT_EQ(made, nullptr);
+}
+
+TEST(Refusals, FunctionsWithoutStatusLeaveTheirs) {
   EXPECT_EQ(minference_kernel_name("attention", nullptr, 7, 64), nullptr);
+  EXPECT_EQ(minference_last_status(), MINFERENCE_INVALID_ARGUMENT);
+  EXPECT_STREQ(minference_last_error(),
+               "dtype must be MINFERENCE_F32 (1), MINFERENCE_F16 (2) or MINFERENCE_BF16 (3), got 7");
+  EXPECT_EQ(minference_kernel_name("attention", nullptr, MINFERENCE_F32, 12), nullptr);
+  EXPECT_EQ(minference_last_status(), MINFERENCE_UNSUPPORTED);
 }
 
 TEST(Context, SecondCallIsBusyAndMessagesArePerThread) {
@@ -144,7 +152,10 @@ TEST(Context, SecondCallIsBusyAndMessagesArePerThread) {
   EXPECT_EQ(result.status, MINFERENCE_OK);
   EXPECT_EQ(host.inner, MINFERENCE_BUSY);
   EXPECT_EQ(result.out, run(layer).out) << "the caller's own loop gives the same bits";
-  std::thread([] { EXPECT_STREQ(minference_last_error(), ""); }).join();
+  std::thread([] {
+    EXPECT_EQ(minference_last_status(), MINFERENCE_OK);
+    EXPECT_STREQ(minference_last_error(), "");
+  }).join();
   minference_context_destroy(host.context);
   minference_context_destroy(nullptr);
 }

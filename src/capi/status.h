@@ -8,8 +8,9 @@
 
 namespace minference::capi {
 
-// Keeps the calling thread's last message, "" at first; never throws.
-void remember_error(const char* message) noexcept;
+// Keeps the calling thread's last failure, none at first; never throws. Returns `status`.
+minference_status remember_error(minference_status status, const char* message) noexcept;
+minference_status last_status() noexcept;
 const char* last_error() noexcept;
 
 // Runs the body of an API function; turns exceptions into a status and this thread's message.
@@ -19,17 +20,13 @@ minference_status guarded(Body&& body) noexcept {
     body();
     return MINFERENCE_OK;
   } catch (const base::Error& error) {
-    remember_error(error.what());
-    return static_cast<minference_status>(error.code());
+    return remember_error(static_cast<minference_status>(error.code()), error.what());
   } catch (const std::bad_alloc&) {
-    remember_error("memory is exhausted");
-    return MINFERENCE_OUT_OF_MEMORY;
+    return remember_error(MINFERENCE_OUT_OF_MEMORY, "memory is exhausted");
   } catch (const std::exception& error) {
-    remember_error(error.what());
-    return MINFERENCE_INTERNAL;
+    return remember_error(MINFERENCE_INTERNAL, error.what());
   } catch (...) {
-    remember_error("unknown exception");
-    return MINFERENCE_INTERNAL;
+    return remember_error(MINFERENCE_INTERNAL, "unknown exception");
   }
 }
 

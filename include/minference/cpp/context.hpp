@@ -55,11 +55,10 @@ class Context {
 };
 
 // The kernel that `step` ("attention" or "estimate") picks, such as "avx512bf16"; `isa` as in ContextOptions.
-// Every refusal is Status::invalid_argument.
 inline std::string_view kernel_name(const char* step, DType dtype, std::int64_t head_dim,
                                     const char* isa = nullptr) {
   const char* name = minference_kernel_name(step, isa, static_cast<std::int32_t>(dtype), head_dim);
-  if (!name) throw Error(Status::invalid_argument, minference_last_error());
+  if (!name) detail::check(minference_last_status());
   return name;
 }
 

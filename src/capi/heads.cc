@@ -5,7 +5,6 @@
 #include "capi/status.h"
 
 namespace minference::capi {
-namespace {
 
 sparse::HeadPattern checked_head(const minference_head_pattern& head, const std::string& name) {
   base::require(head.pattern >= MINFERENCE_DENSE && head.pattern <= MINFERENCE_ADAPTIVE, name + ".pattern",
@@ -21,8 +20,6 @@ sparse::HeadPattern checked_head(const minference_head_pattern& head, const std:
           head.last_dense_rows,
           head.share_ppm};
 }
-
-}  // namespace
 
 std::vector<sparse::HeadPattern> checked_heads(const minference_head_pattern* heads, std::int64_t num_heads) {
   if (num_heads > 0) not_null(heads, "heads");

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <string>
 #include <vector>
 
 #include "minference/minference.h"
@@ -8,7 +9,10 @@
 
 namespace minference::capi {
 
-// Checks pattern, sizes and share of each; throws Error naming "heads[i].field".
+// Checks pattern, sizes and share; throws Error naming `name`.field.
+sparse::HeadPattern checked_head(const minference_head_pattern& head, const std::string& name);
+
+// The same for each of "heads".
 std::vector<sparse::HeadPattern> checked_heads(const minference_head_pattern* heads, std::int64_t num_heads);
 
 // The same, and that there is one a query head and that a non-causal call asks for nothing that needs

@@ -1,264 +1,484 @@
-// Randomised calls through the C ABI with exactly one wrong argument: each must be refused with a message
-// that begins with that argument's name, and write nothing.
+// Randomised calls through the C ABI with exactly one wrong argument: each must be refused with a message that begins with
+// that argument's name, and write nothing.
 #include <gtest/gtest.h>
 
+#include <cstdio>
 #include <functional>
-#include <random>
 #include <string>
+#include <utility>
+#include <vector>
 
+#include "capi/spoil.h"
 #include "capi/testing.h"
 
 namespace minference::capi {
 namespace {
 
-using Random = std::mt19937_64;
+using namespace testing;
 
-std::int64_t pick(Random& random, std::int64_t low, std::int64_t high) {
-  return std::uniform_int_distribution<std::int64_t>(low, high)(random);
-}
-
-// A value outside [low, high].
-std::int64_t outside(Random& random, std::int64_t low, std::int64_t high) {
-  constexpr std::int64_t kFar = std::int64_t{1} << 62;
-  if (pick(random, 0, 1)) return high + pick(random, 1, pick(random, 0, 1) ? 10 : kFar - high);
-  return low - pick(random, 1, pick(random, 0, 1) ? 10 : kFar);
-}
-
-std::int32_t outside32(Random& random, std::int32_t low, std::int32_t high) {
-  const bool above = pick(random, 0, 1) && high < INT32_MAX;
-  return static_cast<std::int32_t>(above ? pick(random, std::int64_t{high} + 1, INT32_MAX)
-                                         : pick(random, INT32_MIN, std::int64_t{low} - 1));
-}
-
-// What a spoiled call must say it was refused for.
-struct Wrong {
-  std::string name;
-};
-
-// Spoils one field of a valid [1, H, length, D] tensor; `fixed` are the dimensions that the call prescribes.
-Wrong spoil_tensor(minference_tensor& tensor, const std::string& name, Random& random, std::vector<int> fixed,
-                   bool written) {
-  switch (pick(random, 0, 5)) {
-    case 0:
-      tensor.dtype = outside32(random, 1, 5);
-      return {name + ".dtype"};
-    case 1:
-      tensor.device = outside32(random, 0, 0);
-      return {name + ".device"};
-    case 2:
-      tensor.data = nullptr;
-      return {name + ".data"};
-    case 3: {
-      const int i =
-          fixed[static_cast<std::size_t>(pick(random, 0, static_cast<std::int64_t>(fixed.size()) - 1))];
-      tensor.shape[i] =
-          pick(random, 0, 1) ? -pick(random, 1, INT64_MAX) : tensor.shape[i] + (pick(random, 1, 1000) | 1);
-      return {name + ".shape[" + std::to_string(i) + "]"};
-    }
-    case 4:
-      tensor.stride[3] = outside(random, 1, 1);
-      return {name + ".stride[3]"};
-    default: {
-      const int i = pick(random, 0, 1) ? 1 : 2;
-      tensor.stride[i] = pick(random, 0, 1) ? -pick(random, 1, INT64_MAX) : INT64_MAX - pick(random, 0, 1000);
-      if (written && i == 2 && pick(random, 0, 1)) tensor.stride[i] = pick(random, 0, tensor.shape[3] - 1);
-      return {name + ".stride[" + std::to_string(i) + "]"};
-    }
-  }
-}
+// One wrong argument: makes it wrong and returns its name.
+using Spoil = std::function<std::string()>;
 
 class RandomCalls {
  public:
-  explicit RandomCalls(std::uint64_t seed) : random_(seed), context_(testing::context(1)) {}
+  explicit RandomCalls(std::uint64_t seed) : random_(seed), context_(testing::context(1)) {
+    layer_.set_heads({MINFERENCE_VERTICAL_SLASH, {10, 10}});
+    minference_index_args args{.struct_size = sizeof args,
+                               .query = layer_.args.query,
+                               .key = layer_.args.key,
+                               .heads = layer_.heads.data(),
+                               .num_heads = 4};
+    index_ = made<minference_index>(minference_index_create, context_.get(), &args);
+    minference_tensor members{members_.data(), {1, 4, 1, 4}, {16, 4, 4, 1}, MINFERENCE_I32, 0};
+    other_index_ = made<minference_index>(minference_index_vertical_slash, &members, &members, 63, 64, 0);
+    patterns_ = made<minference_patterns>(minference_patterns_create, 1, 4, layer_.heads.data(), "");
+  }
+  ~RandomCalls() {
+    minference_index_destroy(index_);
+    minference_index_destroy(other_index_);
+    minference_patterns_destroy(patterns_);
+  }
 
+  // Every function of the C ABI that checks arguments, in turn.
+  void call(int i) {
+    using Function = void (RandomCalls::*)();
+    static constexpr Function kFunctions[] = {
+        &RandomCalls::prefill,       &RandomCalls::estimate,       &RandomCalls::select,
+        &RandomCalls::index_create,  &RandomCalls::vertical_slash, &RandomCalls::index_get,
+        &RandomCalls::attention,     &RandomCalls::score_patterns, &RandomCalls::fit_patterns,
+        &RandomCalls::make_patterns, &RandomCalls::use_patterns,   &RandomCalls::context_create,
+        &RandomCalls::kernel_name};
+    (this->*kFunctions[static_cast<std::size_t>(i) % std::size(kFunctions)])();
+  }
+
+  int refused() const { return refused_; }
+
+ private:
   void prefill() {
     auto args = layer_.args;
-    auto result = testing::blank_result(layer_, args.out, args.lse);
+    auto result = blank_result(layer_, args.out, args.lse);
     std::vector<minference_sequence> sequences = {{0, 3, 20, 3, 30}, {0, 30, 10, 33, 10}};
     args.sequences = sequences.data();
     args.num_sequences = 2;
     auto heads = layer_.heads;
     args.heads = heads.data();
+    const auto* args_pointer = &args;
     auto* context = context_.get();
-    Wrong wrong;
-    switch (pick(random_, 0, 11)) {
-      case 0:
-        args.struct_size = static_cast<std::size_t>(outside(random_, sizeof args, sizeof args)),
-        wrong = {"args.struct_size"};
-        break;
-      case 1:
-        wrong = spoil_tensor(args.query, "query", random_, {3}, false);
-        break;
-      case 2:
-        wrong = spoil_tensor(args.key, "key", random_, {0, 3}, false);
-        break;
-      case 3:
-        wrong = spoil_tensor(args.value, "value", random_, {0, 1, 2, 3}, false);
-        break;
-      case 4:
-        wrong = spoil_tensor(args.out, "out", random_, {0, 1, 2, 3}, true);
-        break;
-      case 5:
-        args.lse.dtype = outside32(random_, 1, 5), wrong = {"lse.dtype"};
-        break;
-      case 6:
-        args.softmax_scale = pick(random_, 0, 1) ? NAN : -INFINITY, wrong = {"softmax_scale"};
-        break;
-      case 7:
-        args.num_heads = outside(random_, 4, 4), wrong = {"num_heads"};
-        break;
-      case 8:
-        wrong = spoil_head(heads);
-        break;
-      case 9:
-        wrong = spoil_sequence(sequences);
-        break;
-      case 10:
-        args.fallback = outside32(random_, 0, 1), wrong = {"fallback"};
-        break;
-      default:
-        wrong = spoil_pointer(context, args);
-        break;
-    }
-    const bool no_args = wrong.name == "args";
-    expect_refused(minference_prefill(context, no_args ? nullptr : &args, nullptr), wrong);
-    for (float x : result.out) ASSERT_TRUE(std::isnan(x)) << "written although " << wrong.name << " is wrong";
+    spoil({[&] { return spoil_size(random_, args); },
+           [&] { return spoil_tensor(random_, args.query, "query", {3}); },
+           [&] {
+             return spoil_tensor(random_, args.key, "key", {0, 3});
+           },
+           [&] {
+             return spoil_tensor(random_, args.value, "value", {0, 1, 2, 3});
+           },
+           [&] {
+             return spoil_tensor(random_, args.out, "out", {0, 1, 2, 3}, true);
+           },
+           [&] { return wrong("lse.dtype", args.lse.dtype, outside32(random_, 1, 1)); },
+           [&] { return wrong("softmax_scale", args.softmax_scale, not_finite()); },
+           [&] { return wrong("num_heads", args.num_heads, outside(random_, 4, 4)); },
+           [&] { return wrong("heads", args.heads, nullptr); }, [&] { return spoil_head(random_, heads); },
+           [&] { return wrong("num_sequences", args.num_sequences, -pick(random_, 1, INT64_MAX)); },
+           [&] { return spoil_sequence(random_, sequences); },
+           [&] { return wrong("fallback", args.fallback, outside32(random_, 0, 1)); },
+           [&] { return wrong("context", context, nullptr); },
+           [&] { return wrong("args", args_pointer, nullptr); }});
+    expect_refused(minference_prefill(context, args_pointer, nullptr));
+    expect_unwritten(result.out);
+    expect_unwritten(result.lse);
+  }
+
+  void estimate() {
+    std::vector<float> columns(4 * 64, NAN), diagonals(4 * 64, NAN);
+    minference_estimate_args args{.struct_size = sizeof args,
+                                  .query = layer_.args.query,
+                                  .key = layer_.args.key,
+                                  .column_sums = sums(columns),
+                                  .diagonal_sums = sums(diagonals)};
+    const auto* args_pointer = &args;
+    auto* context = context_.get();
+    spoil({[&] { return spoil_size(random_, args); },
+           [&] {
+             return spoil_tensor(random_, args.query, "query", {2, 3});
+           },
+           [&] {
+             return spoil_tensor(random_, args.key, "key", {0, 3});
+           },
+           [&] {
+             return spoil_tensor(random_, args.column_sums, "column_sums", {0, 1, 2, 3}, true);
+           },
+           [&] {
+             return spoil_tensor(random_, args.diagonal_sums, "diagonal_sums", {0, 1, 2, 3}, true);
+           },
+           [&] { return wrong("diagonal_sums.stride[1]", args.diagonal_sums.stride[1], 65); },
+           [&] { return wrong("softmax_scale", args.softmax_scale, not_finite()); },
+           [&] { return wrong("context", context, nullptr); },
+           [&] { return wrong("args", args_pointer, nullptr); }});
+    expect_refused(minference_estimate(context, args_pointer));
+    expect_unwritten(columns);
+    expect_unwritten(diagonals);
+  }
+
+  void select() {
+    std::vector<float> columns(4 * 64, 1), diagonals(4 * 64, 1);
+    std::vector<std::int32_t> column_list(4 * 64, -7), offset_list(4 * 64, -7);
+    std::vector<std::int64_t> column_counts(4), offset_counts(4);
+    auto heads = layer_.heads;
+    minference_select_args args{.struct_size = sizeof args,
+                                .column_sums = sums(columns),
+                                .diagonal_sums = sums(diagonals),
+                                .heads = heads.data(),
+                                .num_heads = 4,
+                                .columns = column_list.data(),
+                                .column_capacity = 64,
+                                .column_counts = column_counts.data(),
+                                .offsets = offset_list.data(),
+                                .offset_capacity = 64,
+                                .offset_counts = offset_counts.data()};
+    const auto* args_pointer = &args;
+    auto* context = context_.get();
+    // Below 10, or negative, where the smallest number of members is 10.
+    const auto capacity = [&] {
+      return pick(random_, 0, 1) ? pick(random_, 0, 9) : -pick(random_, 1, INT64_MAX);
+    };
+    spoil({[&] { return spoil_size(random_, args); },
+           [&] {
+             return spoil_tensor(random_, args.column_sums, "column_sums", {0, 2});
+           },
+           [&] {
+             return spoil_tensor(random_, args.diagonal_sums, "diagonal_sums", {0, 1, 2, 3});
+           },
+           [&] { return wrong("num_heads", args.num_heads, outside(random_, 4, 4)); },
+           [&] { return wrong("heads", args.heads, nullptr); }, [&] { return spoil_head(random_, heads); },
+           [&] { return wrong("heads[2].pattern", heads[2].pattern, std::int32_t{MINFERENCE_A_SHAPE}); },
+           [&] { return wrong("columns", args.columns, nullptr); },
+           [&] { return wrong("offsets", args.offsets, nullptr); },
+           [&] { return wrong("column_counts", args.column_counts, nullptr); },
+           [&] { return wrong("offset_counts", args.offset_counts, nullptr); },
+           [&] { return wrong("column_capacity", args.column_capacity, capacity()); },
+           [&] { return wrong("offset_capacity", args.offset_capacity, capacity()); },
+           [&] { return wrong("context", context, nullptr); },
+           [&] { return wrong("args", args_pointer, nullptr); }});
+    expect_refused(minference_select(context, args_pointer));
+    ASSERT_EQ(column_list, std::vector<std::int32_t>(4 * 64, -7)) << wrong_;
+    ASSERT_EQ(offset_list, std::vector<std::int32_t>(4 * 64, -7)) << wrong_;
+  }
+
+  void index_create() {
+    auto heads = layer_.heads;
+    minference_index_args args{.struct_size = sizeof args,
+                               .query = layer_.args.query,
+                               .key = layer_.args.key,
+                               .heads = heads.data(),
+                               .num_heads = 4};
+    const auto* args_pointer = &args;
+    auto* context = context_.get();
+    minference_index* index = nullptr;
+    auto** target = &index;
+    spoil({[&] { return spoil_size(random_, args); },
+           [&] {
+             return spoil_tensor(random_, args.query, "query", {2, 3});
+           },
+           [&] {
+             return spoil_tensor(random_, args.key, "key", {0, 3});
+           },
+           [&] { return wrong("softmax_scale", args.softmax_scale, not_finite()); },
+           [&] { return wrong("num_heads", args.num_heads, outside(random_, 4, 4)); },
+           [&] { return wrong("heads", args.heads, nullptr); }, [&] { return spoil_head(random_, heads); },
+           [&] { return wrong("heads[0].pattern", args.non_causal, 1); },
+           [&] { return wrong("fallback", args.fallback, outside32(random_, 0, 1)); },
+           [&] { return wrong("context", context, nullptr); },
+           [&] { return wrong("args", args_pointer, nullptr); },
+           [&] { return wrong("index", target, nullptr); }});
+    expect_refused(minference_index_create(context, args_pointer, target));
+    ASSERT_EQ(index, nullptr) << wrong_;
   }
 
   void vertical_slash() {
     std::vector<std::int32_t> columns(8), offsets(8);
-    for (int i = 0; i < 8; ++i) columns[i] = offsets[i] = static_cast<std::int32_t>(pick(random_, 0, 63));
+    for (std::size_t i = 0; i < 8; ++i)
+      columns[i] = offsets[i] = static_cast<std::int32_t>(pick(random_, 0, 63));
     minference_tensor column_tensor{columns.data(), {1, 2, 1, 4}, {8, 4, 4, 1}, MINFERENCE_I32, 0};
     minference_tensor offset_tensor{offsets.data(), {1, 2, 1, 4}, {8, 4, 4, 1}, MINFERENCE_I32, 0};
+    const minference_tensor *column_pointer = &column_tensor, *offset_pointer = &offset_tensor;
     std::int64_t q_len = 40, kv_len = 64;
     minference_index* index = nullptr;
-    minference_index** target = &index;
-    const minference_tensor *column_pointer = &column_tensor, *offset_pointer = &offset_tensor;
-    Wrong wrong;
-    switch (pick(random_, 0, 8)) {
-      case 0:
-        columns[pick(random_, 0, 7)] = outside32(random_, 0, 63), wrong = {"columns"};
-        break;
-      case 1:
-        offsets[pick(random_, 0, 7)] = outside32(random_, 0, 63), wrong = {"offsets"};
-        break;
-      case 2:
-        q_len = outside(random_, 0, 64), wrong = {"q_len"};
-        break;
-      case 3:
-        kv_len = -pick(random_, 1, INT64_MAX), wrong = {"kv_len"};
-        break;
-      case 4:
-        wrong = spoil_tensor(column_tensor, "columns", random_, {0, 2}, false);
-        break;
-      case 5:
-        wrong = spoil_tensor(offset_tensor, "offsets", random_, {0, 1, 2}, false);
-        break;
-      case 6:
-        column_pointer = nullptr, wrong = {"columns"};
-        break;
-      case 7:
-        offset_pointer = nullptr, wrong = {"offsets"};
-        break;
-      default:
-        target = nullptr, wrong = {"index"};
-        break;
-    }
-    // The outer strides of a lone batch entry and row are never read.
-    if (wrong.name.find("stride[2]") != std::string::npos) return;
-    expect_refused(minference_index_vertical_slash(column_pointer, offset_pointer, q_len, kv_len, 0, target),
-                   wrong);
-    ASSERT_EQ(index, nullptr);
+    auto** target = &index;
+    const auto member = [&] { return static_cast<std::size_t>(pick(random_, 0, 7)); };
+    spoil({[&] { return wrong("columns", columns[member()], outside32(random_, 0, 63)); },
+           [&] { return wrong("offsets", offsets[member()], outside32(random_, 0, 63)); },
+           [&] { return wrong("q_len", q_len, outside(random_, 0, 64)); },
+           [&] { return wrong("kv_len", kv_len, -pick(random_, 1, INT64_MAX)); },
+           [&] {
+             return spoil_tensor(random_, column_tensor, "columns", {0, 2});
+           },
+           [&] {
+             return spoil_tensor(random_, offset_tensor, "offsets", {0, 1, 2});
+           },
+           [&] { return wrong("columns", column_pointer, nullptr); },
+           [&] { return wrong("offsets", offset_pointer, nullptr); },
+           [&] { return wrong("index", target, nullptr); }});
+    expect_refused(minference_index_vertical_slash(column_pointer, offset_pointer, q_len, kv_len, 0, target));
+    ASSERT_EQ(index, nullptr) << wrong_;
   }
 
-  void patterns() {
+  void index_get() {
+    const auto* index = index_;
+    std::int64_t head = pick(random_, 0, 3);
+    minference_index_head out{};
+    out.struct_size = sizeof out;
+    auto* target = &out;
+    spoil({[&] { return wrong("index", index, nullptr); },
+           [&] { return wrong("head", head, outside(random_, 0, 3)); },
+           [&] { return wrong("out", target, nullptr); }, [&] { return spoil_size(random_, out, "out"); }});
+    expect_refused(minference_index_get(index, head, target));
+    ASSERT_EQ(out.tiles, nullptr) << wrong_;
+  }
+
+  void attention() {
+    minference_attention_args args{.struct_size = sizeof args,
+                                   .query = layer_.args.query,
+                                   .key = layer_.args.key,
+                                   .value = layer_.args.value,
+                                   .index = index_};
+    auto result = blank_result(layer_, args.out, args.lse);
+    const auto* args_pointer = &args;
+    auto* context = context_.get();
+    spoil({[&] { return spoil_size(random_, args); },
+           [&] { return spoil_tensor(random_, args.query, "query", {3}); },
+           [&] {
+             return spoil_tensor(random_, args.key, "key", {0, 3});
+           },
+           [&] {
+             return spoil_tensor(random_, args.value, "value", {0, 1, 2, 3});
+           },
+           [&] {
+             return spoil_tensor(random_, args.out, "out", {0, 1, 2, 3}, true);
+           },
+           [&] { return wrong("lse.dtype", args.lse.dtype, outside32(random_, 1, 1)); },
+           [&] { return wrong("softmax_scale", args.softmax_scale, not_finite()); },
+           [&] { return wrong("index", args.index, nullptr); },
+           [&] { return wrong("index", args.index, other_index_); },
+           [&] { return wrong("context", context, nullptr); },
+           [&] { return wrong("args", args_pointer, nullptr); }});
+    expect_refused(minference_attention(context, args_pointer));
+    expect_unwritten(result.out);
+    expect_unwritten(result.lse);
+  }
+
+  void score_patterns() {
+    auto candidates = two_candidates();
+    minference_score_patterns_args args{.struct_size = sizeof args,
+                                        .query = layer_.args.query,
+                                        .key = layer_.args.key,
+                                        .value = layer_.args.value,
+                                        .candidates = candidates.data(),
+                                        .num_candidates = 2};
+    const auto* args_pointer = &args;
+    auto* context = context_.get();
+    std::vector<minference_score> scores(8);
+    auto* target = scores.data();
+    spoil({[&] { return spoil_size(random_, args); },
+           [&] {
+             return spoil_tensor(random_, args.query, "query", {2, 3});
+           },
+           [&] {
+             return spoil_tensor(random_, args.key, "key", {0, 3});
+           },
+           [&] {
+             return spoil_tensor(random_, args.value, "value", {0, 1, 2, 3});
+           },
+           [&] { return wrong("softmax_scale", args.softmax_scale, not_finite()); },
+           [&] { return wrong("candidates", args.candidates, nullptr); },
+           [&] { return spoil_head(random_, candidates[6], "candidates[1][2]"); },
+           [&] { return wrong("num_candidates", args.num_candidates, outside(random_, 1, 1 << 20)); },
+           [&] { return wrong("context", context, nullptr); },
+           [&] { return wrong("args", args_pointer, nullptr); },
+           [&] { return wrong("scores", target, nullptr); }});
+    expect_refused(minference_score_patterns(context, args_pointer, target));
+    for (const auto& score : scores) ASSERT_EQ(score.all_pairs, 0) << wrong_;
+  }
+
+  void fit_patterns() {
+    auto candidates = two_candidates();
+    std::vector<std::int32_t> free_size = {0, 1};
+    minference_fit_args args{.struct_size = sizeof args,
+                             .query = layer_.args.query,
+                             .key = layer_.args.key,
+                             .candidates = candidates.data(),
+                             .free_size = free_size.data(),
+                             .num_candidates = 2,
+                             .cost = 0.1};
+    const auto* args_pointer = &args;
+    auto* context = context_.get();
+    std::vector<minference_head_pattern> fitted(8, {-7, {0, 0}});
+    auto* target = fitted.data();
+    spoil({[&] { return spoil_size(random_, args); },
+           [&] {
+             return spoil_tensor(random_, args.query, "query", {2, 3});
+           },
+           [&] {
+             return spoil_tensor(random_, args.key, "key", {0, 3});
+           },
+           [&] { return wrong("softmax_scale", args.softmax_scale, not_finite()); },
+           [&] { return wrong("candidates", args.candidates, nullptr); },
+           [&] { return spoil_head(random_, candidates[6], "candidates[1][2]"); },
+           [&] {
+             return wrong("candidates[0][3].pattern", candidates[3].pattern, std::int32_t{MINFERENCE_DENSE});
+           },
+           [&] { return wrong("num_candidates", args.num_candidates, outside(random_, 1, 1 << 20)); },
+           [&] { return wrong("free_size", args.free_size, nullptr); },
+           [&] { return wrong("free_size[1]", free_size[1], outside32(random_, 0, 1)); },
+           [&] { return wrong("cost", args.cost, pick(random_, 0, 1) ? double{not_finite()} : -0.25); },
+           [&] { return wrong("context", context, nullptr); },
+           [&] { return wrong("args", args_pointer, nullptr); },
+           [&] { return wrong("fitted", target, nullptr); }});
+    expect_refused(minference_fit_patterns(context, args_pointer, target));
+    for (const auto& head : fitted) ASSERT_EQ(head.pattern, -7) << wrong_;
+  }
+
+  void make_patterns() {
     std::vector<minference_head_pattern> heads(6, {MINFERENCE_VERTICAL_SLASH, {10, 10}});
     std::int64_t num_layers = 3, num_heads = 2;
-    minference_patterns* made = nullptr;
-    Wrong wrong;
-    switch (pick(random_, 0, 2)) {
-      case 0:
-        num_layers = outside(random_, 1, 1 << 20), wrong = {"num_layers"};
-        break;
-      case 1:
-        num_heads = outside(random_, 1, 1 << 20), wrong = {"num_query_heads"};
-        break;
-      default:
-        wrong = spoil_head(heads);
-        break;
-    }
-    expect_refused(minference_patterns_create(num_layers, num_heads, heads.data(), "test", &made), wrong);
-    ASSERT_EQ(made, nullptr);
-  }
-
- private:
-  Wrong spoil_head(std::vector<minference_head_pattern>& heads) {
-    const auto i = static_cast<std::size_t>(pick(random_, 0, static_cast<std::int64_t>(heads.size()) - 1));
-    const std::string name = "heads[" + std::to_string(i) + "].";
+    const auto* heads_pointer = heads.data();
+    const char *text = "[]", *name = "name", *model = "Qwen/Qwen2-7B-Instruct", *path = "/nowhere";
+    minference_patterns* set = nullptr;
+    auto** target = &set;
     switch (pick(random_, 0, 3)) {
       case 0:
-        heads[i].pattern = outside32(random_, 0, 4);
-        return {name + "pattern"};
+        spoil({[&] { return wrong("num_layers", num_layers, outside(random_, 1, 1 << 20)); },
+               [&] { return wrong("num_query_heads", num_heads, outside(random_, 1, 1 << 20)); },
+               [&] { return wrong("heads", heads_pointer, nullptr); },
+               [&] { return spoil_head(random_, heads); },
+               [&] { return wrong("patterns", target, nullptr); }});
+        expect_refused(minference_patterns_create(num_layers, num_heads, heads_pointer, "test", target));
+        break;
       case 1:
-        heads[i].size[1] = outside32(random_, 0, INT32_MAX);
-        return {name + "size[1]"};
+        spoil({[&] { return wrong("text", text, nullptr); }, [&] { return wrong("name", name, nullptr); },
+               [&] { return wrong("patterns", target, nullptr); }});
+        expect_refused(minference_patterns_parse(text, 2, name, target));
+        break;
       case 2:
-        heads[i].last_dense_rows = outside32(random_, 0, INT32_MAX);
-        return {name + "last_dense_rows"};
+        spoil({[&] { return wrong("model", model, nullptr); }, [&] { return wrong("model", model, "gpt-0"); },
+               [&] { return wrong("patterns", target, nullptr); }});
+        expect_refused(minference_patterns_builtin(model, target));
+        break;
       default:
-        heads[i] = {MINFERENCE_ADAPTIVE, {0, 0}, 0, outside32(random_, 1, 1000000)};
-        return {name + "share_ppm"};
+        spoil({[&] { return wrong("path", path, nullptr); },
+               [&] { return wrong("patterns", target, nullptr); }});
+        expect_refused(minference_patterns_load(path, target));
     }
+    ASSERT_EQ(set, nullptr) << wrong_;
   }
 
-  Wrong spoil_sequence(std::vector<minference_sequence>& sequences) {
-    const auto i = static_cast<std::size_t>(pick(random_, 0, 1));
-    const std::string name = "sequences[" + std::to_string(i) + "].";
-    auto& s = sequences[i];
-    switch (pick(random_, 0, 4)) {
+  void use_patterns() {
+    const auto* patterns = patterns_;
+    std::vector<minference_head_pattern> heads(4, {-7, {0, 0}});
+    auto* heads_pointer = heads.data();
+    std::int64_t layer = 0, num_layers = 1, num_heads = 4;
+    const char *json = nullptr, **text = &json, *path = "/nowhere/patterns.json";
+    const Spoil no_patterns = [&] { return wrong("patterns", patterns, nullptr); };
+    switch (pick(random_, 0, 3)) {
       case 0:
-        s.batch = outside(random_, 0, 0);
-        return {name + "batch"};
+        spoil({no_patterns, [&] { return wrong("layer", layer, outside(random_, 0, 0)); },
+               [&] { return wrong("heads", heads_pointer, nullptr); }});
+        expect_refused(minference_patterns_layer(patterns, layer, heads_pointer));
+        ASSERT_EQ(heads[0].pattern, -7) << wrong_;
+        break;
       case 1:
-        s.q_begin = outside(random_, 0, 64);
-        return {name + "q_begin"};
+        spoil({no_patterns, [&] { return wrong("patterns", num_layers, outside(random_, 1, 1)); },
+               [&] { return wrong("patterns", num_heads, outside(random_, 4, 4)); }});
+        expect_refused(minference_patterns_check(patterns, num_layers, num_heads));
+        break;
       case 2:
-        s.q_len = outside(random_, 0, 64);
-        return {name + "q_len"};
-      case 3:
-        s.kv_begin = outside(random_, 0, 64);
-        return {name + "kv_begin"};
+        spoil({no_patterns, [&] { return wrong("text", text, nullptr); }});
+        expect_refused(minference_patterns_json(patterns, text));
+        ASSERT_EQ(json, nullptr) << wrong_;
+        break;
       default:
-        s.kv_len = outside(random_, 0, 64);
-        return {name + "kv_len"};
+        spoil({no_patterns, [&] { return wrong("path", path, nullptr); }});
+        expect_refused(minference_patterns_save(patterns, path));
     }
   }
 
-  Wrong spoil_pointer(minference_context*& context, minference_prefill_args& args) {
-    switch (pick(random_, 0, 2)) {
-      case 0:
-        context = nullptr;
-        return {"context"};
-      case 1:
-        args.heads = nullptr;
-        return {"heads"};
-      default:
-        return {"args"};
-    }
+  void context_create() {
+    const std::int32_t cpu = -static_cast<std::int32_t>(pick(random_, 1, INT32_MAX));
+    minference_context_options options{.struct_size = sizeof options, .num_threads = 1};
+    minference_context* context = nullptr;
+    auto** target = &context;
+    spoil({[&] { return spoil_size(random_, options, "options"); },
+           [&] { return wrong("options.num_threads", options.num_threads, outside32(random_, 0, 4096)); },
+           [&] { return wrong("options.num_cpus", options.num_cpus, outside32(random_, 0, 4096)); },
+           [&] { return wrong("options.cpus", options.num_cpus, 1); },
+           [&] { return options.num_cpus = 1, wrong("options.cpus", options.cpus, &cpu); },
+           [&] { return wrong("isa", options.isa, "sse9"); },
+           [&] { return wrong("context", target, nullptr); }});
+    expect_refused(minference_context_create(&options, target));
+    ASSERT_EQ(context, nullptr) << wrong_;
   }
 
-  void expect_refused(minference_status status, const Wrong& wrong) {
+  void kernel_name() {
+    const char *step = pick(random_, 0, 1) ? "attention" : "estimate", *isa = nullptr;
+    std::int32_t dtype = MINFERENCE_BF16;
+    std::int64_t head_dim = 64;
+    spoil({[&] { return wrong("step", step, nullptr); }, [&] { return wrong("step", step, "cook"); },
+           [&] { return wrong("isa", isa, "sse9"); },
+           [&] { return wrong("dtype", dtype, outside32(random_, 1, 3)); },
+           [&] { return wrong("head_dim", head_dim, outside(random_, 8, 256)); }});
+    ASSERT_EQ(minference_kernel_name(step, isa, dtype, head_dim), nullptr) << wrong_;
+    expect_refused(minference_last_status());
+  }
+
+  template <class Handle, class Create, class... Arguments>
+  static Handle* made(Create create, Arguments... arguments) {
+    Handle* handle = nullptr;
+    EXPECT_EQ(create(arguments..., &handle), MINFERENCE_OK) << minference_last_error();
+    return handle;
+  }
+
+  static minference_tensor sums(std::vector<float>& data) {
+    return {data.data(), {1, 4, 1, 64}, {256, 64, 64, 1}, MINFERENCE_F32, 0};
+  }
+
+  static std::vector<minference_head_pattern> two_candidates() {
+    std::vector<minference_head_pattern> candidates(4, {MINFERENCE_VERTICAL_SLASH, {10, 10}});
+    candidates.resize(8, {MINFERENCE_A_SHAPE, {4, 16}});
+    return candidates;
+  }
+
+  float not_finite() { return pick(random_, std::vector<float>{NAN, INFINITY, -INFINITY}); }
+
+  // Does one of them.
+  void spoil(const std::vector<Spoil>& ways) { wrong_ = pick(random_, ways)(); }
+
+  template <class T>
+  static std::string wrong(const char* name, T& argument, std::type_identity_t<T> value) {
+    argument = value;
+    return name;
+  }
+
+  static void expect_unwritten(const std::vector<float>& values) {
+    for (const float x : values) ASSERT_TRUE(std::isnan(x));
+  }
+
+  void expect_refused(minference_status status) {
     const std::string message = minference_last_error();
     ASSERT_TRUE(status == MINFERENCE_INVALID_ARGUMENT || status == MINFERENCE_UNSUPPORTED)
-        << "status " << status << " although " << wrong.name << " is wrong; last message: " << message;
-    const bool named = message.starts_with(wrong.name + " ") || message.starts_with(wrong.name + "[");
-    ASSERT_TRUE(named) << wrong.name << " is wrong, but: " << message;
+        << "status " << status << " although " << wrong_ << " is wrong; last message: " << message;
+    const bool named = message.starts_with(wrong_ + " ") || message.starts_with(wrong_ + "[");
+    ASSERT_TRUE(named) << wrong_ << " is wrong, but: " << message;
+    ++refused_;
   }
 
   Random random_;
-  std::unique_ptr<minference_context, testing::DestroyContext> context_;
-  testing::Layer layer_{
-      {.batch = 1, .query_heads = 4, .kv_heads = 2, .q_len = 64, .kv_len = 64, .head_dim = 64}};
+  std::unique_ptr<minference_context, DestroyContext> context_;
+  Layer layer_{{.batch = 1, .query_heads = 4, .kv_heads = 2, .q_len = 64, .kv_len = 64, .head_dim = 64}};
+  std::vector<std::int32_t> members_ = std::vector<std::int32_t>(16);
+  minference_index *index_ = nullptr, *other_index_ = nullptr;
+  minference_patterns* patterns_ = nullptr;
+  std::string wrong_;  // the argument that this call's message must name
+  int refused_ = 0;
 };
 
 TEST(RandomCalls, OneWrongArgumentIsNamed) {
@@ -266,17 +486,10 @@ TEST(RandomCalls, OneWrongArgumentIsNamed) {
   RandomCalls random_calls(20261124);
   for (int i = 0; i < kCalls && !HasFatalFailure(); ++i) {
     SCOPED_TRACE("call " + std::to_string(i));
-    switch (i % 4) {
-      case 0:
-        random_calls.vertical_slash();
-        break;
-      case 1:
-        random_calls.patterns();
-        break;
-      default:
-        random_calls.prefill();
-    }
+    random_calls.call(i);
   }
+  EXPECT_EQ(random_calls.refused(), kCalls);
+  std::printf("%d calls, each refused by the name of its wrong argument\n", random_calls.refused());
 }
 
 }  // namespace

@@ -24,13 +24,22 @@ search::Layer checked_search_layer(const minference_tensor& query, const minfere
           .softmax_scale = checked_softmax_scale(softmax_scale, layer.head_dim)};
 }
 
+std::string candidate_name(std::int64_t candidate, std::int64_t head) {
+  return "candidates[" + std::to_string(candidate) + "][" + std::to_string(head) + "]";
+}
+
 // [num_candidates, num_query_heads] patterns.
 std::vector<sparse::HeadPattern> checked_candidates(const minference_head_pattern* candidates,
                                                     std::int64_t num_candidates,
                                                     std::int64_t num_query_heads) {
   base::require(num_candidates >= 1 && num_candidates <= (1 << 20), "num_candidates",
                 "must be from 1 to 2^20", num_candidates);
-  return checked_heads(&not_null(candidates, "candidates"), num_candidates * num_query_heads);
+  not_null(candidates, "candidates");
+  std::vector<sparse::HeadPattern> checked;
+  for (std::int64_t c = 0; c < num_candidates; ++c)
+    for (std::int64_t h = 0; h < num_query_heads; ++h)
+      checked.push_back(checked_head(candidates[c * num_query_heads + h], candidate_name(c, h)));
+  return checked;
 }
 
 std::vector<search::Free> checked_free_sizes(const minference_fit_args& args,
@@ -46,7 +55,7 @@ std::vector<search::Free> checked_free_sizes(const minference_fit_args& args,
       const bool has_size = pattern == sparse::Pattern::a_shape ||
                             pattern == sparse::Pattern::vertical_slash ||
                             (pattern == sparse::Pattern::block_sparse && size == 0);
-      base::require(has_size, "candidates[" + std::to_string(c) + "][" + std::to_string(h) + "].pattern",
+      base::require(has_size, candidate_name(c, h) + ".pattern",
                     "must have size[" + std::to_string(size) + "], which is free",
                     static_cast<std::int32_t>(pattern));
     }

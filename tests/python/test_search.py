@@ -71,7 +71,7 @@ def test_fitted_candidates_cost_the_same(layer):
         (lambda q, k, v: score_patterns(q, k, v, np.zeros((0, 4, 5), int)), "candidates must be integers"),
         (
             lambda q, k, v: score_patterns(q, k, v, np.full((1, 4, 5), 9)),
-            r"heads\[0\].pattern",
+            r"candidates\[0\]\[0\].pattern",
         ),
         (
             lambda q, k, v: fit_patterns(q, k, np.zeros((1, 4, 5), int), [0], 0.5),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 
 from . import options
 
@@ -14,26 +13,6 @@ _EXAMPLES = """  minference eval retrieval --attn dense,minference,a_shape --len
 """
 
 _TABLE_WIDTH = 140
-
-
-def length(text: str) -> int:
-    """ "4096" or "4k", which is the same."""
-    digits, factor = (text[:-1], 1024) if text[-1:] in ("k", "K") else (text, 1)
-    if not digits.isdigit() or int(digits) < 1:
-        raise argparse.ArgumentTypeError(f"must be a number of tokens such as 4096 or 4k, got {text!r}")
-    return int(digits) * factor
-
-
-def comma_separated(kind):
-    """A list written with commas, each entry read by `kind`."""
-
-    def read(text: str) -> list:
-        try:
-            return [kind(entry) for entry in text.split(",") if entry]
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(str(error)) from None
-
-    return read
 
 
 def add_parser(subparsers) -> None:
@@ -55,22 +34,16 @@ def add_parser(subparsers) -> None:
     )
     parser.add_argument("--list", action="store_true", help="list tasks and attention settings, and end")
     parser.add_argument("--model", metavar="MODEL", help="folder or hub id (default: the embedded model)")
-    parser.add_argument(
-        "--attn",
-        type=comma_separated(str),
-        default=["dense", "minference"],
-        metavar="A,B,...",
-        help="settings, METHOD or METHOD@SCALE of its budget (default: dense,minference)",
+    options.add_list(
+        parser, "--attn", str, "dense,minference", "A,B,...", "settings, METHOD or METHOD@SCALE of its budget"
     )
     parser.add_argument(
         "--scales",
-        type=comma_separated(float),
+        type=options.comma_separated(float),
         metavar="X,Y,...",
         help="run every sparse method at each of these scales of its budget, for the accuracy-density curve",
     )
-    parser.add_argument(
-        "--lengths", type=comma_separated(length), default=[8192], metavar="4k,32k,...", help="(default: 8k)"
-    )
+    options.add_lengths(parser, "8k")
     parser.add_argument(
         "--samples",
         type=options.positive,
@@ -142,18 +115,6 @@ def _list() -> int:
             table.add_row(f"[bold]{name}[/]", summary)
         console.print(table)
     return 0
-
-
-def is_embedded(path: str | None) -> bool:
-    """Whether a model argument names the embedded model."""
-    from ..needle import model as needle
-
-    if path is None:
-        return True
-    try:
-        return os.path.realpath(path) == os.path.realpath(needle.folder())
-    except FileNotFoundError:
-        return False
 
 
 def _identity(args, model_name: str, chat: bool) -> dict:
@@ -248,7 +209,7 @@ def run(args) -> int:
     quiet_transformers()
     threads = options.set_threads(args)
     model, tokenizer = needle.load(args.model)
-    embedded = is_embedded(args.model)
+    embedded = options.is_embedded(args.model)
     maker = tasks.PromptMaker(
         tokenizer, Embedded if embedded else Ruler, args.chat, args.haystack, args.squad, args.hotpot
     )

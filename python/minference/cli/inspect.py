@@ -31,9 +31,7 @@ def add_parser(subparsers) -> None:
         "and some heads in full.",
         _EXAMPLES,
     )
-    parser.add_argument(
-        "model", nargs="?", metavar="MODEL", help="folder or hub id (default: the embedded model)"
-    )
+    options.add_model(parser)
     options.add_length(parser, 16384)
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--prompt", metavar="FILE", help="text file to run, cut to --length tokens")

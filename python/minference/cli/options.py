@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import textwrap
 
 _HELP_WIDTH = 96
@@ -13,6 +14,26 @@ def positive(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
     return number
+
+
+def length(text: str) -> int:
+    """ "4096" or "4k", which is the same."""
+    digits, factor = (text[:-1], 1024) if text[-1:] in ("k", "K") else (text, 1)
+    if not digits.isdigit() or int(digits) < 1:
+        raise argparse.ArgumentTypeError(f"must be a number of tokens such as 4096 or 4k, got {text!r}")
+    return int(digits) * factor
+
+
+def comma_separated(kind):
+    """A list written with commas, each entry read by `kind`."""
+
+    def read(text: str) -> list:
+        try:
+            return [kind(entry) for entry in text.split(",") if entry]
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return read
 
 
 def command(
@@ -40,6 +61,38 @@ def add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--json", action="store_true", help="print the result as JSON; progress goes to stderr anyway"
     )
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "model", nargs="?", metavar="MODEL", help="folder or hub id (default: the embedded model)"
+    )
+
+
+def is_embedded(model: str | None) -> bool:
+    """Whether a model argument names the embedded model."""
+    from ..needle import model as needle
+
+    if model is None:
+        return True
+    try:
+        return os.path.realpath(model) == os.path.realpath(needle.folder())
+    except FileNotFoundError:
+        return False
+
+
+def add_list(
+    parser: argparse.ArgumentParser, flag: str, kind, default: str, metavar: str, summary: str
+) -> None:
+    """An option that is a list written with commas; `default` is written as a user would."""
+    read = comma_separated(kind)
+    parser.add_argument(
+        flag, type=read, default=read(default), metavar=metavar, help=f"{summary} (default: {default})"
+    )
+
+
+def add_lengths(parser: argparse.ArgumentParser, default: str) -> None:
+    add_list(parser, "--lengths", length, default, "4k,32k,...", "lengths of the prompts")
 
 
 def add_length(parser: argparse.ArgumentParser, default: int) -> None:

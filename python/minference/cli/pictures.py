@@ -5,47 +5,24 @@ from __future__ import annotations
 import os
 
 import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.colors import LogNorm
 
-matplotlib.use("Agg")
-
-import matplotlib.pyplot as plt  # noqa: E402  (after the backend is chosen)
-import numpy as np  # noqa: E402
-from matplotlib.colors import LogNorm  # noqa: E402
-
-from ..observe import Head, computed_share  # noqa: E402
-from ..report import Report  # noqa: E402
-from .words import pattern_words  # noqa: E402
-
-_INK, _QUIET, _NOTHING = "#1b1f24", "#6b7480", "#eef0f3"
-_STYLE = {
-    "font.family": "DejaVu Sans",
-    "font.size": 8,
-    "text.color": _INK,
-    "axes.edgecolor": "#c9ced6",
-    "axes.labelcolor": _QUIET,
-    "axes.linewidth": 0.6,
-    "xtick.color": _QUIET,
-    "ytick.color": _QUIET,
-    "figure.facecolor": "white",
-    "savefig.dpi": 150,
-}
-_DOTS_PER_INCH = 150
+from ..observe import Head, computed_share
+from ..plotting import INK, NOTHING, QUIET, STYLE, save
+from ..report import Report
+from .words import pattern_words
 
 
 def _colours(name: str):
     """A colour map whose "nothing here" is a light grey and whose "future" is white."""
-    return matplotlib.colormaps[name].with_extremes(under=_NOTHING, bad="white")
+    return matplotlib.colormaps[name].with_extremes(under=NOTHING, bad="white")
 
 
 def _shown(values: np.ndarray) -> np.ndarray:
     """Zeros as numbers below every scale: a logarithmic scale would take them for missing."""
     return np.where(values == 0, np.finfo(float).tiny, values)
-
-
-def _save(figure, path: str | os.PathLike) -> None:
-    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-    figure.savefig(path, dpi=_DOTS_PER_INCH, bbox_inches="tight", pad_inches=0.15)
-    plt.close(figure)
 
 
 def _bare(axes) -> None:
@@ -58,7 +35,7 @@ def save_patterns(path: str | os.PathLike, heads: list[Head], report: Report, ti
     down."""
     layers = sorted({head.layer for head in heads})
     columns = 1 + max(head.head for head in heads)
-    with plt.rc_context(_STYLE):
+    with plt.rc_context(STYLE):
         figure, grid = plt.subplots(
             len(layers), columns, figsize=(1.25 * columns + 0.9, 1.48 * len(layers) + 0.9), squeeze=False
         )
@@ -82,13 +59,13 @@ def save_patterns(path: str | os.PathLike, heads: list[Head], report: Report, ti
             axes.set_title(
                 f"{100 * layer.density[head.head]:.1f} %  ·  {100 * layer.kept_mass[head.head]:.0f} %",
                 fontsize=7,
-                color=_QUIET,
+                color=QUIET,
                 pad=3,
             )
             if head.head == 0:
-                axes.set_ylabel(f"layer {head.layer}", fontsize=8, color=_INK)
+                axes.set_ylabel(f"layer {head.layer}", fontsize=8, color=INK)
             if head.layer == layers[-1]:
-                axes.set_xlabel(f"head {head.head}", fontsize=8, color=_INK)
+                axes.set_xlabel(f"head {head.head}", fontsize=8, color=INK)
         figure.text(0.5, 1, title, ha="center", va="top", fontsize=13, fontweight="bold")
         figure.text(
             0.5,
@@ -96,14 +73,14 @@ def save_patterns(path: str | os.PathLike, heads: list[Head], report: Report, ti
             "queries down, keys to the right; above each head: density (pairs computed) · attention mass kept",
             ha="center",
             va="top",
-            color=_QUIET,
+            color=QUIET,
         )
         figure.tight_layout(rect=(0, 0, 0.93, 1 - 0.5 / figure.get_figheight()), w_pad=0.6, h_pad=0.7)
         if image is not None:
             bar = figure.colorbar(image, cax=figure.add_axes((0.945, 0.3, 0.012, 0.4)), extend="min")
             bar.set_label("share of a cell's pairs computed")
             bar.outline.set_visible(False)
-        _save(figure, path)
+        save(figure, path)
 
 
 def save_heat_map(path: str | os.PathLike, report: Report, title: str) -> None:
@@ -125,7 +102,7 @@ def save_heat_map(path: str | os.PathLike, report: Report, title: str) -> None:
     num_layers, num_heads = len(names), len(panels[0][1][0])
     with_numbers = num_heads <= 16
     cell = 0.42 if with_numbers else 0.16
-    with plt.rc_context(_STYLE):
+    with plt.rc_context(STYLE):
         figure, grid = plt.subplots(
             1,
             3,
@@ -152,7 +129,7 @@ def save_heat_map(path: str | os.PathLike, report: Report, title: str) -> None:
                         ha="center",
                         va="center",
                         fontsize=6,
-                        color="white" if dark else _INK,
+                        color="white" if dark else INK,
                     )
             axes.tick_params(length=0)
             bar = figure.colorbar(image, ax=axes, fraction=0.05, pad=0.03)
@@ -160,7 +137,7 @@ def save_heat_map(path: str | os.PathLike, report: Report, title: str) -> None:
             bar.outline.set_visible(False)
         figure.suptitle(title, fontsize=12, fontweight="bold")
         figure.tight_layout()
-        _save(figure, path)
+        save(figure, path)
 
 
 def save_attention(path: str | os.PathLike, head: Head, density: float, kept_mass: float) -> None:
@@ -168,7 +145,7 @@ def save_attention(path: str | os.PathLike, head: Head, density: float, kept_mas
     share = computed_share(head, len(head.attention))
     attention = head.attention * len(head.attention)
     attention = np.where(np.isnan(share), np.nan, attention) if share is not None else attention
-    with plt.rc_context(_STYLE):
+    with plt.rc_context(STYLE):
         figure, (left, right) = plt.subplots(1, 2, figsize=(9.4, 4.9), sharey=True)
         extent = (0, head.kv_len, head.q_len, 0)
         image = left.imshow(
@@ -208,4 +185,4 @@ def save_attention(path: str | os.PathLike, head: Head, density: float, kept_mas
             fontweight="bold",
         )
         figure.tight_layout()
-        _save(figure, path)
+        save(figure, path)

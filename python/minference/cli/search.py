@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 
 from . import options
-from .eval import comma_separated, is_embedded, length
 
 _EXAMPLES = """  minference search --lengths 16k --cost 0.1
   minference search Qwen/Qwen2.5-7B-Instruct --lengths 32k --samples 2 --output qwen.json
@@ -25,9 +24,7 @@ def add_parser(subparsers) -> None:
         "where it was.",
         _EXAMPLES,
     )
-    parser.add_argument(
-        "model", nargs="?", metavar="MODEL", help="folder or hub id (default: the embedded model)"
-    )
+    options.add_model(parser)
     parser.add_argument(
         "--cost",
         type=float,
@@ -35,28 +32,24 @@ def add_parser(subparsers) -> None:
         metavar="SHARE",
         help="of dense attention's cost, mean over heads (default: %(default)s)",
     )
-    parser.add_argument(
+    options.add_list(
+        parser,
         "--levels",
-        type=comma_separated(float),
-        default=[0.25, 0.5, 1.0, 2.0],
-        metavar="X,Y,...",
-        help="multiples of the cost that candidates are fitted to, so that heads share it; 1 alone gives every head the "
-        "same cost (default: 0.25,0.5,1,2)",
+        float,
+        "0.25,0.5,1,2",
+        "X,Y,...",
+        "multiples of the cost that candidates are fitted to, so that heads share it; 1 alone gives every head the same "
+        "cost",
     )
-    parser.add_argument(
+    options.add_list(
+        parser,
         "--tasks",
-        type=comma_separated(str),
-        default=["kv_words", "niah_multikey_1", "repeated", "recall"],
-        metavar="A,B,...",
-        help="prompts, see minference eval --list (default: kv_words,niah_multikey_1,repeated,recall)",
+        str,
+        "kv_words,niah_multikey_1,repeated,recall",
+        "A,B,...",
+        "prompts, see minference eval --list",
     )
-    parser.add_argument(
-        "--lengths",
-        type=comma_separated(length),
-        default=[16384],
-        metavar="8k,16k,...",
-        help="(default: 16k)",
-    )
+    options.add_lengths(parser, "16k")
     parser.add_argument(
         "--samples",
         type=options.positive,
@@ -145,7 +138,7 @@ def run(args) -> int:
     quiet_transformers()
     options.set_threads(args)
     model, tokenizer = needle.load(args.model)
-    embedded = is_embedded(args.model)
+    embedded = options.is_embedded(args.model)
     maker = PromptMaker(tokenizer, Embedded if embedded else Ruler)
     name = "the embedded model" if embedded else args.model
     identity = {

@@ -6,12 +6,10 @@ import os
 from collections import defaultdict
 from collections.abc import Iterable
 
-import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
 
-matplotlib.use("Agg")
-
-import matplotlib.pyplot as plt  # noqa: E402  (after the backend is chosen)
-import numpy as np  # noqa: E402
+from ..plotting import INK, QUIET, STYLE, save
 
 # Okabe and Ito's colours, which people with any colour vision can tell apart; one a method, always the same.
 _COLOURS = {
@@ -24,25 +22,6 @@ _COLOURS = {
     "slash_only": "#8C6D31",
     "block_sparse": "#666666",
 }
-_INK, _QUIET = "#1b1f24", "#6b7480"
-_STYLE = {
-    "font.family": "DejaVu Sans",
-    "font.size": 9,
-    "text.color": _INK,
-    "axes.edgecolor": "#c9ced6",
-    "axes.labelcolor": _QUIET,
-    "axes.linewidth": 0.6,
-    "xtick.color": _QUIET,
-    "ytick.color": _QUIET,
-    "figure.facecolor": "white",
-}
-
-
-def _save(figure, path: str | os.PathLike) -> None:
-    temporary = f"{os.fspath(path)}.new"
-    figure.savefig(temporary, format="png", dpi=150, bbox_inches="tight", pad_inches=0.15)
-    os.replace(temporary, path)
-    plt.close(figure)
 
 
 def save_curves(path: str | os.PathLike, rows: Iterable[dict], title: str) -> None:
@@ -53,7 +32,7 @@ def save_curves(path: str | os.PathLike, rows: Iterable[dict], title: str) -> No
         panels[row["task"], row["length"]].append(row)
     columns = min(len(panels), 3)
     lines = -(-len(panels) // columns)
-    with plt.rc_context(_STYLE):
+    with plt.rc_context(STYLE):
         figure, grid = plt.subplots(
             lines, columns, figsize=(4.4 * columns, 3.4 * lines + 0.8), squeeze=False, sharey=True
         )
@@ -69,7 +48,7 @@ def save_curves(path: str | os.PathLike, rows: Iterable[dict], title: str) -> No
         figure.suptitle(title, fontsize=12, fontweight="bold")
         figure.legend(handles.values(), handles.keys(), loc="lower center", ncols=len(handles), frameon=False)
         figure.tight_layout(rect=(0, 0.06, 1, 1))
-        _save(figure, path)
+        save(figure, path)
 
 
 def _curves(axes, rows: list[dict]) -> None:
@@ -78,7 +57,7 @@ def _curves(axes, rows: list[dict]) -> None:
         curves[row["attention"].partition("@")[0]].append(row)
     for row in curves.pop("dense", []):
         axes.axhspan(100 * row["low"], 100 * row["high"], color="#dfe3e8", zorder=0)
-        axes.axhline(100 * row["accuracy"], color=_QUIET, linewidth=1, label="dense", zorder=1)
+        axes.axhline(100 * row["accuracy"], color=QUIET, linewidth=1, label="dense", zorder=1)
     for method, found in curves.items():
         found.sort(key=lambda row: row["density"])
         density = np.array([100 * row["density"] for row in found])
@@ -88,7 +67,7 @@ def _curves(axes, rows: list[dict]) -> None:
             density,
             accuracy,
             yerr=np.maximum([accuracy - low, high - accuracy], 0),
-            color=_COLOURS.get(method, _INK),
+            color=_COLOURS.get(method, INK),
             marker="o",
             markersize=3.5,
             linewidth=1.4,
@@ -112,7 +91,7 @@ def save_heat_map(path: str | os.PathLike, samples: Iterable[dict], attention: s
     shares = np.full((len(depths), len(lengths)), np.nan)
     for (depth, length), scores in cells.items():
         shares[depths.index(depth), lengths.index(length)] = np.mean(scores)
-    with plt.rc_context(_STYLE):
+    with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(1.1 * len(lengths) + 2.6, 0.42 * len(depths) + 1.6))
         image = axes.imshow(shares, cmap="RdYlGn", vmin=0, vmax=1, aspect="auto")
         for (i, j), share in np.ndenumerate(shares):
@@ -125,4 +104,4 @@ def save_heat_map(path: str | os.PathLike, samples: Iterable[dict], attention: s
         axes.tick_params(length=0)
         axes.set_title(f"Needle in a haystack, {attention}: right answers, %", fontsize=10)
         figure.colorbar(image, ax=axes, fraction=0.05, pad=0.03).outline.set_visible(False)
-        _save(figure, path)
+        save(figure, path)

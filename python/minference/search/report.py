@@ -98,11 +98,10 @@ def as_markdown(source: str, choice: Choice, check: Check) -> str:
 
 def save_map(path: str | os.PathLike, choice: Choice) -> None:
     """Layers down, heads to the right: the kind of pattern by colour, its error and cost in numbers."""
-    import matplotlib
-
-    matplotlib.use("Agg")
     import matplotlib.pyplot as plt
     from matplotlib.patches import Patch
+
+    from ..plotting import save
 
     rows = heads(choice)
     kinds = sorted({row["pattern"].split(" (")[0] for row in rows})
@@ -132,7 +131,4 @@ def save_map(path: str | os.PathLike, choice: Choice) -> None:
         frameon=False,
     )
     figure.tight_layout(rect=(0, 0.06, 1, 1))
-    temporary = f"{os.fspath(path)}.new"
-    figure.savefig(temporary, format="png", dpi=150)
-    os.replace(temporary, path)
-    plt.close(figure)
+    save(figure, path)

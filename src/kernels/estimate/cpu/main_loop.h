@@ -106,6 +106,20 @@ struct MainLoop {
     }
   }
 
+  // use(head, begin, count) for every block of the chunk and every head, whose scores of it lie in local.scores.
+  template <class Use>
+  static void for_each_block(const KeyChunk& chunk, const Scratch& local, Use use) {
+    const Key* rows[kBlockKeys];
+    for (std::int64_t begin = chunk.begin; begin < chunk.end; begin += kBlockKeys) {
+      const std::int64_t count = chunk.end - begin < kBlockKeys ? chunk.end - begin : kBlockKeys;
+      key_rows(chunk, begin, count, local.converted, rows);
+      for (std::int64_t head = 0; head < chunk.num_heads; ++head) {
+        score_block(chunk, head, begin, count, rows, local.scores);
+        use(head, begin, count);
+      }
+    }
+  }
+
   static void scan(const KeyChunk& chunk, const RowStatistics& out, float* scratch) {
     const Scratch local = split(scratch);
     for (std::int64_t head = 0; head < chunk.num_heads; ++head)
@@ -113,17 +127,11 @@ struct MainLoop {
         Words::store(out.row_max + head * out.stride + lane, Words::broadcast(kMasked));
         Words::store(out.row_sum + head * out.stride + lane, Words::zero());
       }
-    const Key* rows[kBlockKeys];
-    for (std::int64_t begin = chunk.begin; begin < chunk.end; begin += kBlockKeys) {
-      const std::int64_t count = chunk.end - begin < kBlockKeys ? chunk.end - begin : kBlockKeys;
-      key_rows(chunk, begin, count, local.converted, rows);
-      for (std::int64_t head = 0; head < chunk.num_heads; ++head) {
-        score_block(chunk, head, begin, count, rows, local.scores);
-        for (std::int64_t lane = 0; lane < kLanes; lane += kWidth)
-          add_to_statistics(local.scores + lane, count, out.row_max + head * out.stride + lane,
-                            out.row_sum + head * out.stride + lane);
-      }
-    }
+    for_each_block(chunk, local, [&](std::int64_t head, std::int64_t, std::int64_t count) {
+      for (std::int64_t lane = 0; lane < kLanes; lane += kWidth)
+        add_to_statistics(local.scores + lane, count, out.row_max + head * out.stride + lane,
+                          out.row_sum + head * out.stride + lane);
+    });
   }
 
   static void add_to_statistics(const float* scores, std::int64_t count, float* row_max, float* row_sum) {
@@ -143,17 +151,11 @@ struct MainLoop {
     for (std::int64_t head = 0; head < chunk.num_heads; ++head)
       for (std::int64_t lane = 0; lane < kLanes; lane += kWidth)
         Words::store(out.carry + head * out.carry_stride + lane, Words::zero());
-    const Key* rows[kBlockKeys];
-    for (std::int64_t begin = chunk.begin; begin < chunk.end; begin += kBlockKeys) {
-      const std::int64_t count = chunk.end - begin < kBlockKeys ? chunk.end - begin : kBlockKeys;
-      key_rows(chunk, begin, count, local.converted, rows);
-      for (std::int64_t head = 0; head < chunk.num_heads; ++head) {
-        score_block(chunk, head, begin, count, rows, local.scores);
-        add_up(local, count, out.lse + head * kLanes, out.column_sums + head * out.head_stride + begin,
-               out.diagonal_sums + head * out.head_stride + chunk.kv_len - begin - count,
-               out.carry + head * out.carry_stride);
-      }
-    }
+    for_each_block(chunk, local, [&](std::int64_t head, std::int64_t begin, std::int64_t count) {
+      add_up(local, count, out.lse + head * kLanes, out.column_sums + head * out.head_stride + begin,
+             out.diagonal_sums + head * out.head_stride + chunk.kv_len - begin - count,
+             out.carry + head * out.carry_stride);
+    });
   }
 
   // Adds A, the probabilities of `count` keys, along its columns and diagonals: column_sums [count] by key,

@@ -167,3 +167,19 @@ def test_results_name_the_commit_of_the_package(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     commit = machine.describe("a test", 1, [])["commit"].rstrip("+")
     assert commit == "unknown" if not head else head.startswith(commit)
+
+
+@pytest.mark.parametrize(
+    ("typed", "kept"),
+    [
+        (
+            "--threads 2 --output bench/results/kernels.json",
+            "--threads 2 --output bench/results/kernels.json",
+        ),
+        ("--output /tmp/x --threads 2 --result=/tmp/y.json", "--threads 2"),
+        ("--model /models/one --threads 2", "--model /models/one --threads 2"),
+    ],
+)
+def test_a_result_names_no_folder_that_it_was_written_to(monkeypatch, typed, kept):
+    monkeypatch.setattr("sys.argv", ["/usr/bin/minference", *typed.split()])
+    assert machine.describe("a test", 1, [])["command"] == f"minference {kept}"

@@ -40,6 +40,21 @@ def _commit() -> str:
     return commit + ("+" if changes else "")
 
 
+def _command() -> str:
+    """As typed, but for an output folder outside the checkout: no result names a folder of the measuring machine."""
+    command = [os.path.basename(sys.argv[0])]
+    arguments = iter(sys.argv[1:])
+    for argument in arguments:
+        name, _, value = argument.partition("=")
+        if name in ("--output", "--result"):
+            written = [argument] if value else [argument, next(arguments, "")]
+            if not os.path.isabs(value or written[-1]):
+                command += written
+        else:
+            command.append(argument)
+    return shlex.join(command)
+
+
 def describe(title: str, threads: int, rows: list[dict]) -> dict:
     """A result in the form of bench/results/*.json."""
     from .. import __version__, instruction_set
@@ -60,7 +75,7 @@ def describe(title: str, threads: int, rows: list[dict]) -> dict:
     return {
         "title": title,
         "machine": machine,
-        "command": shlex.join([os.path.basename(sys.argv[0]), *sys.argv[1:]]),
+        "command": _command(),
         "commit": _commit(),
         "date": datetime.date.today().isoformat(),
         "rows": rows,

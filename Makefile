@@ -39,6 +39,7 @@ test: ## Build everything and run the C++, Python and example tests
 test-cpp: build/tested-package
 	$(call say,"C++ tests")
 	@ctest --test-dir $(BUILD) --output-on-failure --parallel $(JOBS)
+	@grep --no-filename '^checked: ' $(BUILD)/Testing/Temporary/LastTest.log
 
 .PHONY: test-python
 test-python: .venv/installed

@@ -489,7 +489,7 @@ TEST(RandomCalls, OneWrongArgumentIsNamed) {
     random_calls.call(i);
   }
   EXPECT_EQ(random_calls.refused(), kCalls);
-  std::printf("%d calls, each refused by the name of its wrong argument\n", random_calls.refused());
+  std::printf("checked: %d calls, each refused by the name of its wrong argument\n", random_calls.refused());
 }
 
 }  // namespace

@@ -151,7 +151,8 @@ void run_cases(int count, std::uint64_t seed) {
       ++heads_compared;
     }
   }
-  std::cout << count << " cases, " << heads_compared << " heads select what double precision does\n";
+  std::cout << "checked: " << count << " cases, " << heads_compared
+            << " heads select what double precision does\n";
 }
 
 TEST(Selection, EqualsDoublePrecisionUpToTheCut) {

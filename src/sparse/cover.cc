@@ -20,6 +20,7 @@ std::vector<std::int32_t> cover_offsets(std::span<const std::int32_t> offsets) {
     uncovered_end = last - kKeyTile + 1;
     tiles.push_back(static_cast<std::int32_t>(uncovered_end));
   }
+  tiles.shrink_to_fit();  // kept as long as the index
   return tiles;
 }
 

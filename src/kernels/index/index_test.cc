@@ -275,7 +275,8 @@ TEST(AMillionTokens, EveryPlacementIsRightAndSmall) {
   }
   expect_a_million(place(random, 1000, 1, true), place(random, 6096, 1, true), kMillion, largest);
   expect_a_million(place(random, 1000, 1, false), place(random, 6096, 64, false), 100001, largest);
-  std::cout << kMillion << " tokens: the largest index of a head has " << largest << " bytes\n";
+  std::cout << "checked: " << kMillion << " tokens, the largest index of a head has " << largest
+            << " bytes\n";
 }
 
 }  // namespace

@@ -364,7 +364,8 @@ TEST(Pairs, RandomCasesEqualThePaintedMask) {
     heads += std::ssize(c.heads);
     pairs += std::ssize(c.heads) * c.q_len * c.kv_len;
   }
-  std::cout << cases << " cases, " << heads << " heads, " << pairs << " pairs equal the painted mask\n";
+  std::cout << "checked: " << cases << " cases, " << heads << " heads, " << pairs
+            << " pairs equal the painted mask\n";
 }
 
 }  // namespace

@@ -141,7 +141,7 @@ void score(const Layer& layer, std::span<const HeadPattern> candidates, base::Is
     const sparse::SparseIndex index =
         index_of(layer, candidates.subspan(begin, heads_per_candidate), isa, executor);
     sparse.compute(index, isa, executor);
-    executor.parallel_for(num_heads, [&](std::int64_t h, int) {
+    executor.parallel_for_throwing(num_heads, [&](std::int64_t h, int) {
       Score& out = scores[begin + static_cast<std::size_t>(h)];
       compare(layer, sparse, dense, h, out);
       out.cost = prefill::cost_of(index, h, kernel) / dense_cost;

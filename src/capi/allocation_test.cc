@@ -1,0 +1,218 @@
+// Memory that runs out at any moment of any call: the call says so, and the next one finds everything in order.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <new>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "capi/testing.h"
+
+namespace {
+
+// Allocations that still succeed, the library's and those of its threads; negative: all do.
+std::atomic<std::int64_t> remaining{-1};
+
+bool exhausted() {
+  std::int64_t left = remaining.load();
+  while (left > 0 && !remaining.compare_exchange_weak(left, left - 1)) {
+  }
+  return left == 0;
+}
+
+void* allocate(std::size_t size, std::size_t alignment = alignof(std::max_align_t)) {
+  void* memory = nullptr;
+  if (exhausted() || posix_memalign(&memory, alignment, std::max<std::size_t>(size, 1)) != 0)
+    throw std::bad_alloc();
+  return memory;
+}
+
+}  // namespace
+
+// The library's calls of these come here as well.
+void* operator new(std::size_t size) {
+  return allocate(size);
+}
+void* operator new(std::size_t size, std::align_val_t alignment) {
+  return allocate(size, static_cast<std::size_t>(alignment));
+}
+void operator delete(void* memory) noexcept {
+  std::free(memory);
+}
+void operator delete(void* memory, std::size_t) noexcept {
+  std::free(memory);
+}
+void operator delete(void* memory, std::align_val_t) noexcept {
+  std::free(memory);
+}
+void operator delete(void* memory, std::size_t, std::align_val_t) noexcept {
+  std::free(memory);
+}
+#ifndef __SANITIZE_ADDRESS__  // has its own
+extern "C" void* aligned_alloc(std::size_t alignment, std::size_t size) {
+  void* memory = nullptr;
+  return exhausted() || posix_memalign(&memory, alignment, size) != 0 ? nullptr : memory;
+}
+#endif
+
+namespace minference::capi {
+namespace {
+
+// Calls with room for no allocation, for one, for two and so on, until it succeeds. Returns how often it did not.
+int try_with_little_memory(const std::function<minference_status()>& call) {
+  for (int room = 0;; ++room) {
+    remaining = room;
+    const minference_status status = call();
+    remaining = -1;
+    if (status == MINFERENCE_OK) return room;
+    EXPECT_EQ(status, MINFERENCE_OUT_OF_MEMORY) << minference_last_error() << ", with room for " << room;
+    if (::testing::Test::HasFailure() || room == 100000) return room;
+  }
+}
+
+// A layer in bf16, which the instruction sets' own kernels take.
+class Bf16Layer {
+ public:
+  explicit Bf16Layer(std::int64_t length) : length_(length) {
+    for (auto* data : {&query_, &key_, &value_}) {
+      data->resize(static_cast<std::size_t>(4 * length * 64));
+      std::uint32_t state = 1;
+      for (std::uint16_t& x : *data) {
+        state = state * 1664525 + 1013904223;
+        x = static_cast<std::uint16_t>(0x3f00 | (state >> 31 << 15) |
+                                       (state >> 8 & 0x7f));  // 0.5 to 1, either sign
+      }
+    }
+    out_.resize(query_.size());
+  }
+
+  minference_prefill_args args(const std::vector<minference_head_pattern>& heads) {
+    return {.struct_size = sizeof(minference_prefill_args),
+            .query = tensor(query_, 4),
+            .key = tensor(key_, 2),
+            .value = tensor(value_, 2),
+            .out = tensor(out_, 4),
+            .heads = heads.data(),
+            .num_heads = 4};
+  }
+
+  std::vector<std::uint16_t>& out() { return out_; }
+
+ private:
+  minference_tensor tensor(std::vector<std::uint16_t>& data, std::int64_t heads) const {
+    return {data.data(), {1, heads, length_, 64}, {0, length_ * 64, 64, 1}, MINFERENCE_BF16, 0};
+  }
+
+  std::int64_t length_;
+  std::vector<std::uint16_t> query_, key_, value_, out_;
+};
+
+TEST(LittleMemory, PrefillFailsWholeAndThenWorks) {
+  Bf16Layer layer(1000);
+  const std::vector<minference_head_pattern> heads = {{MINFERENCE_VERTICAL_SLASH, {100, 200}},
+                                                      {MINFERENCE_ADAPTIVE, {0, 0}, 0, 900000},
+                                                      {MINFERENCE_BLOCK_SPARSE, {3, 0}},
+                                                      {MINFERENCE_A_SHAPE, {4, 100}, 64, 0}};
+  minference_prefill_args args = layer.args(heads);
+  args.fallback = MINFERENCE_FALLBACK_OFF;
+  ASSERT_EQ(minference_prefill(testing::context().get(), &args, nullptr), MINFERENCE_OK)
+      << minference_last_error();
+  const auto expected = layer.out();
+
+  // A context of its own, whose threads have yet to start; then one call after the other on the same context.
+  minference_context* context = nullptr;
+  const minference_context_options options{.struct_size = sizeof options, .num_threads = 2};
+  EXPECT_GT(try_with_little_memory([&] { return minference_context_create(&options, &context); }), 0);
+  const std::vector<std::uint16_t> blank(expected.size(), 0xffff);
+  const int failures = try_with_little_memory([&] {
+    std::copy(blank.begin(), blank.end(), layer.out().begin());
+    const minference_status status = minference_prefill(context, &args, nullptr);
+    const bool written = layer.out() != blank;
+    return status != MINFERENCE_OK && written ? MINFERENCE_INTERNAL : status;
+  });
+  EXPECT_GT(failures, 10);
+  EXPECT_EQ(layer.out(), expected);
+  minference_context_destroy(context);
+}
+
+// But for reading pattern files: the JSON library's destructor allocates, and ends the process where it cannot.
+TEST(LittleMemory, SoDoesEveryOtherCall) {
+  testing::Layer layer(
+      {.batch = 1, .query_heads = 4, .kv_heads = 2, .q_len = 200, .kv_len = 300, .head_dim = 64});
+  layer.set_heads({MINFERENCE_VERTICAL_SLASH, {50, 150}});
+  const auto context = testing::context();
+  const auto& [query, key, value] = std::tie(layer.args.query, layer.args.key, layer.args.value);
+
+  minference_patterns* patterns = nullptr;
+  EXPECT_GT(try_with_little_memory(
+                [&] { return minference_patterns_create(1, 4, layer.heads.data(), "a test", &patterns); }),
+            0);
+  minference_patterns_destroy(patterns);
+
+  std::vector<float> sums(2 * 4 * 300);
+  const auto half = [&](int i) {
+    return minference_tensor{sums.data() + i * 1200, {1, 4, 1, 300}, {0, 300, 300, 1}, MINFERENCE_F32, 0};
+  };
+  const minference_estimate_args estimate{.struct_size = sizeof estimate,
+                                          .query = query,
+                                          .key = key,
+                                          .column_sums = half(0),
+                                          .diagonal_sums = half(1)};
+  EXPECT_GT(try_with_little_memory([&] { return minference_estimate(context.get(), &estimate); }), 0);
+
+  std::vector<std::int32_t> members(2 * 4 * 300);
+  std::vector<std::int64_t> counts(8);
+  const minference_select_args select{.struct_size = sizeof select,
+                                      .column_sums = half(0),
+                                      .diagonal_sums = half(1),
+                                      .heads = layer.heads.data(),
+                                      .num_heads = 4,
+                                      .columns = members.data(),
+                                      .column_capacity = 300,
+                                      .column_counts = counts.data(),
+                                      .offsets = members.data() + 1200,
+                                      .offset_capacity = 300,
+                                      .offset_counts = counts.data() + 4};
+  EXPECT_GT(try_with_little_memory([&] { return minference_select(context.get(), &select); }), 0);
+
+  minference_index* index = nullptr;
+  const minference_index_args create{
+      .struct_size = sizeof create, .query = query, .key = key, .heads = layer.heads.data(), .num_heads = 4};
+  EXPECT_GT(try_with_little_memory([&] { return minference_index_create(context.get(), &create, &index); }),
+            0);
+  minference_attention_args attention{
+      .struct_size = sizeof attention, .query = query, .key = key, .value = value, .index = index};
+  const auto result = testing::blank_result(layer, attention.out, attention.lse);
+  EXPECT_GT(try_with_little_memory([&] { return minference_attention(context.get(), &attention); }), 0);
+  minference_index_destroy(index);
+
+  std::vector<minference_score> scores(4);
+  const minference_score_patterns_args score{.struct_size = sizeof score,
+                                             .query = query,
+                                             .key = key,
+                                             .value = value,
+                                             .candidates = layer.heads.data(),
+                                             .num_candidates = 1};
+  EXPECT_GT(
+      try_with_little_memory([&] { return minference_score_patterns(context.get(), &score, scores.data()); }),
+      0);
+  std::vector<minference_head_pattern> fitted(4);
+  const std::int32_t free_size = 0;
+  const minference_fit_args fit{.struct_size = sizeof fit,
+                                .query = query,
+                                .key = key,
+                                .candidates = layer.heads.data(),
+                                .free_size = &free_size,
+                                .num_candidates = 1,
+                                .cost = 0.5};
+  EXPECT_GT(
+      try_with_little_memory([&] { return minference_fit_patterns(context.get(), &fit, fitted.data()); }), 0);
+}
+
+}  // namespace
+}  // namespace minference::capi

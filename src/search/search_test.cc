@@ -42,7 +42,7 @@ class Tensors {
   std::vector<float> value_ = std::vector<float>(kKeyRows * (kKvHeads * kDim + kGap));
 };
 
-std::vector<HeadPattern> everywhere(std::vector<HeadPattern> patterns) {
+std::vector<HeadPattern> everywhere(const std::vector<HeadPattern>& patterns) {
   std::vector<HeadPattern> heads;
   for (const auto& pattern : patterns) heads.insert(heads.end(), kQueryHeads, pattern);
   return heads;

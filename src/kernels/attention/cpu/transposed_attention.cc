@@ -309,8 +309,10 @@ void transposed_attention(const AttentionCall& call, base::Executor& executor, c
   }
   const bool serial =
       call.query.heads * call.query.rows * call.key.rows * call.query.dim < kSerialMultiplications;
+  const int num_workers = serial ? 1 : executor.num_workers();
   std::vector<Worker> workers;
-  for (int i = 0; i < (serial ? 1 : executor.num_workers()); ++i) workers.emplace_back(call, kernel);
+  workers.reserve(static_cast<std::size_t>(num_workers));
+  for (int i = 0; i < num_workers; ++i) workers.emplace_back(call, kernel);
 
   const auto for_each = [&](std::int64_t count, const auto& body) {
     if (!serial) return executor.parallel_for(count, body);

@@ -183,7 +183,8 @@ sparse::SparseIndex build_index(const LayerPlan& plan, base::Isa isa, base::Exec
   index.heads.resize(plan.heads.size());
   // Without rows there is nothing to compute, and no fallback from it.
   const bool automatic = plan.fallback == Fallback::automatic && plan.query.rows > 0;
-  const bool gated = automatic && runs_densely(plan.query.rows, plan.key.rows);
+  const kernels::AttentionKernel& kernel = kernels::select_attention(isa, plan.query.dtype, plan.query.dim);
+  const bool gated = automatic && runs_densely(plan.query.rows, plan.key.rows, kernel.estimate_rows);
 
   const auto has = [&](auto predicate) {
     return std::any_of(plan.heads.begin(), plan.heads.end(), predicate);
@@ -203,9 +204,7 @@ sparse::SparseIndex build_index(const LayerPlan& plan, base::Isa isa, base::Exec
     if (!statistics.head_fallback.empty())
       statistics.head_fallback[h] = gated && (needs_estimate(head) || is_block_sparse(head));
   }
-  if (automatic)
-    fall_back(plan, kernels::select_attention(isa, plan.query.dtype, plan.query.dim), index,
-              statistics.head_fallback);
+  if (automatic) fall_back(plan, kernel, index, statistics.head_fallback);
   return index;
 }
 

@@ -45,6 +45,8 @@ struct AttentionKernel {
   void (*run)(const AttentionCall& call, base::Executor& executor);
   double cost_of_column;  // one gathered column of one row block
   double cost_of_slice;   // fixed cost of a row slice
+  // What estimation and selection cost beside this kernel: as much as dense attention of so many rows.
+  std::int64_t estimate_rows;
 };
 
 // Every compiled kernel, best first; the last one is portable, supports everything and always runs.

@@ -38,7 +38,7 @@ class HeadPlans {
  public:
   explicit HeadPlans(const LayerPlan& plan) : q_len_(plan.query.rows), kv_len_(plan.key.rows) {
     const bool automatic = plan.fallback == Fallback::automatic;
-    const bool gated = automatic && runs_densely(q_len_, kv_len_);
+    const bool gated = automatic && runs_densely(q_len_, kv_len_, cuda::kEstimateRows);
     all_pairs_ = sparse::count_all_pairs(q_len_, kv_len_, true);
     dense_cost_ = cost_of({}, 1.0);
     limit_ = automatic ? dense_cost_ : std::numeric_limits<double>::infinity();

@@ -47,13 +47,25 @@ test-python: .venv/installed
 	@$(VENV)/python -m pytest $(wildcard tests/python) tools
 
 .PHONY: test-engines
-test-engines: test-engines-vllm ## The engines that people run, each in an environment of its own (minutes, gigabytes)
+test-engines: test-engines-vllm test-engines-llama ## The engines that people run, each in an environment of its own (minutes, gigabytes)
 
 # A process a file: vLLM reads its environment once.
 .PHONY: test-engines-vllm
 test-engines-vllm: build/engines/vllm/installed
 	$(call say,"Tests in vLLM")
 	@for file in tests/engines/vllm/test_*.py; do build/engines/vllm/bin/python -m pytest $$file; done
+
+# Where llama.cpp is built: `make test-engines-llama LLAMA_CPP=~/llama.cpp` takes a checkout of yours.
+LLAMA := build/engines/llama
+LLAMA_CPP ?= $(LLAMA)/source
+LLAMA_BUILD := $(LLAMA)/build
+
+.PHONY: test-engines-llama test-engines-ggml
+test-engines-llama: build/engines/ggml/tested $(LLAMA)/tested $(LLAMA)/needle.gguf ## The backend inside llama.cpp, built first (minutes)
+	$(call say,"Tests in llama.cpp")
+	@LLAMA_CPP_BIN=$(LLAMA_BUILD)/bin $(VENV)/python -m pytest tests/engines/llama
+
+test-engines-ggml: build/engines/ggml/tested ## The quick part of that: the backend in a ggml alone
 
 .PHONY: lint
 lint: .venv/environment ## Formatting, layers, Python style
@@ -173,3 +185,44 @@ build/engines/vllm/installed: build/configured build/engines/vllm/environment $(
 	$(call say,"Build libminference and install the package beside vLLM")
 	@cmake --build $(BUILD) --parallel $(JOBS) --target minference
 	@build/engines/vllm/bin/python -m pip --disable-pip-version-check install $(PIP_PACKAGE) --force-reinstall . && touch $@
+
+# llama.cpp as the Python bindings carry it: one release, from the registry that the other engines come from.
+$(LLAMA)/source: tests/engines/llama/source.txt | .venv/environment
+	$(call say,"Sources of llama.cpp")
+	@rm -rf $@ && mkdir -p $@
+	@$(PIP) download --no-deps --no-binary :all: --no-build-isolation \
+	  --dest $(LLAMA)/download --requirement $<
+	@tar -xzf $(LLAMA)/download/llama_cpp_python-*.tar.gz -C $@ --strip-components 3 --wildcards '*/vendor/llama.cpp'
+
+$(LLAMA_BUILD)/built: | $(LLAMA_CPP) build/debian-packages
+	$(call say,"Build llama.cpp (minutes)")
+	@cmake -G Ninja -S $(LLAMA_CPP) -B $(LLAMA_BUILD) -DCMAKE_BUILD_TYPE=Release -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF \
+	  -DLLAMA_BUILD_UI=OFF -DLLAMA_USE_PREBUILT_UI=OFF -DLLAMA_OPENSSL=OFF
+	@cmake --build $(LLAMA_BUILD) --parallel $(JOBS) --target llama-bench llama-completion llama-server && touch $@
+
+$(LLAMA)/needle.gguf: tests/engines/llama/convert.py tests/engines/llama/requirements.txt $(wildcard models/needle/*.safetensors) | $(LLAMA_BUILD)/built .venv/installed
+	$(call say,"Convert the embedded model")
+	@$(PIP) install --quiet --target $(LLAMA)/converter --upgrade --requirement tests/engines/llama/requirements.txt
+	@PYTHONPATH=$(LLAMA)/converter $(VENV)/python tests/engines/llama/convert.py $(LLAMA_CPP) models/needle --outtype bf16 --outfile $@
+
+build/engines/ggml/libggml: tests/engines/llama/ggml.txt | .venv/environment
+	$(call say,"A ggml")
+	@$(PIP) install --quiet --no-deps --target build/engines/ggml --upgrade --requirement $< && touch $@
+
+# The backend's tests in one ggml: $(1) folder, $(2) its headers, $(3) its libraries.
+define test_ops
+	$(call say,"Tests in a ggml: $(1)")
+	@cmake --build $(BUILD) --parallel $(JOBS) --target ggml-minference
+	@cmake -G Ninja -S tests/engines/llama/ops -B $(1) -DCMAKE_BUILD_TYPE=Release "-DGGML_INCLUDE=$(2)" -DGGML_LIB=$(3) \
+	  -DPLUGIN=$(abspath $(BUILD))/lib/libggml-minference.so
+	@cmake --build $(1) --parallel $(JOBS)
+	@OMP_WAIT_POLICY=passive ctest --test-dir $(1) --output-on-failure
+	@touch $@
+endef
+OPS_SOURCES := $(wildcard tests/engines/llama/ops/* plugins/ggml/*) $(SOURCES)
+
+build/engines/ggml/tested: build/configured build/engines/ggml/libggml $(OPS_SOURCES)
+	$(call test_ops,build/engines/ggml/ops,$(abspath build/engines/ggml/libggml/include),$(abspath build/engines/ggml/libggml/lib64))
+
+$(LLAMA)/tested: build/configured $(OPS_SOURCES) | $(LLAMA_BUILD)/built
+	$(call test_ops,$(LLAMA)/ops,$(abspath $(LLAMA_CPP))/ggml/include;$(abspath $(LLAMA_CPP))/ggml/src,$(abspath $(LLAMA_BUILD))/bin)

@@ -185,6 +185,11 @@ class Consumer {
                                     second.parity);
   }
 
+  __device__ __forceinline__ void wait_for_keys_of(int use) {
+    const KeyUse at(use);
+    shared_.key_full[at.slot].wait(at.parity);
+  }
+
   __device__ __forceinline__ void wait_for_values(StepTiles tiles) {
     const ValueUse first(tiles.first()), second(tiles.second());
     minference::cuda::wait_for_both(shared_.value_full[first.slot], first.parity,
@@ -255,10 +260,20 @@ class Consumer {
   }
 
   // Issues the scores of a step and the product of the one before.
+  //
+  // A barrier's parity tells one fill of a slot from the next, not from the one after. The fill before the one
+  // waited for must therefore have arrived, and if it was the other half's alone, only the other half knows: of
+  // a step's second tile it is known once that half has had its turn.
   __device__ __forceinline__ void issue(StepTiles now, StepTiles before) {
     using namespace minference::cuda;
-    wait_for_keys(now);
-    named_barrier_sync<2 * kWarpgroup>(kTurnOfLowerHalf + half_);
+    if constexpr (Config::kPairs) {
+      wait_for_keys(now);
+      named_barrier_sync<2 * kWarpgroup>(kTurnOfLowerHalf + half_);
+    } else {
+      wait_for_keys_of(now.first());
+      named_barrier_sync<2 * kWarpgroup>(kTurnOfLowerHalf + half_);
+      wait_for_keys_of(now.second());
+    }
     wgmma_fence();
     issue_scores(now);
     wgmma_commit();

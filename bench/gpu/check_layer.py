@@ -31,11 +31,17 @@ from layer import (
     LayerLibrary,
     pattern_of,
 )
+from layer_reference import (
+    adaptive_reference,
+    cost_of,
+    count_pairs,
+    dense_cost_of,
+    published_differs,
+    reference_sums,
+)
 
 sys.path.append(str(pathlib.Path(__file__).resolve().parents[2] / "python"))
 
-# src/prefill/cuda/costs.h
-COST_OF_TILE, COST_OF_COLUMN, COST_OF_SLICE = 1.35, 1 / 64, 0.25
 BUDGETS = ((0, 0), (30, 50), (100, 100), (30, 800), (100, 800), (500, 700), (1000, 6096), (3500, 100))
 LENGTHS = (1, 2, 5, 63, 64, 65, 100, 127, 128, 129, 191, 200, 511, 777, 1000, 1543, 2048, 3001, 5000, 20011)
 
@@ -73,140 +79,6 @@ class Cpu:
         return tiles, tuple(head.columns[i] for i in range(head.num_columns)), head.pairs
 
 
-def reference_sums(query, key, head: int, softmax_scale: float) -> tuple[torch.Tensor, torch.Tensor, float]:
-    """Column and diagonal sums of one head in float64, and what float32 scores may be off by, relatively."""
-    q_len, kv_len = query.shape[2], key.shape[2]
-    rows = torch.arange(max(0, q_len - 64), q_len, device="cuda")
-    kv_head = head // (query.shape[1] // key.shape[1])
-    scores = query[0, head, rows].double() @ key[0, kv_head].double().T * softmax_scale
-    offset = (kv_len - q_len + rows)[:, None] - torch.arange(kv_len, device="cuda")
-    weights = scores.masked_fill(offset < 0, float("-inf")).softmax(dim=-1)
-    diagonal = torch.zeros(kv_len, dtype=torch.float64, device="cuda")
-    diagonal.index_add_(0, offset.clamp_min(0).flatten(), weights.masked_fill(offset < 0, 0.0).flatten())
-    return weights.sum(dim=0), diagonal, 1e-4 + 3e-6 * float(scores.abs().max())
-
-
-def adaptive_reference(column_sums, diagonal_sums, share: float) -> tuple[list[int], list[int], set[int]]:
-    """docs/algorithm.md, "Selection: adaptive", in float64. Sums are float32 [kv_len].
-
-    Columns, offsets, and the keys whose mass is, but for rounding, that of the last of the 128 columns that are
-    always kept: which of them are kept is left to rounding.
-    """
-    column, diagonal = column_sums.cpu().double(), diagonal_sums.cpu().double()
-    n = len(column)
-    bands = (n + 63) // 64
-    largest = float(torch.finfo(torch.float32).max)
-
-    def prefix(x: torch.Tensor) -> torch.Tensor:
-        return torch.cat((torch.zeros(1, dtype=torch.float64), x.cumsum(0)))
-
-    before = prefix(diagonal)
-    k = torch.arange(n)
-    begin, end = (n - 64 - k).clamp_min(0), n - k
-    own = (column - (before[end] - before[begin]) / 64).float().clamp_min(0)
-    worth = (own.double() / COST_OF_COLUMN).float()
-    worth[:30] = largest
-    order = own.clone()
-    order[:30] = float("inf")
-    ranked = torch.sort(order, descending=True, stable=True)
-    least = ranked.indices[:128]
-    cut = ranked.values[len(least) - 1]
-    ties = set(torch.nonzero((own - cut).abs() <= 1e-6 * cut + 1e-9).flatten().tolist())
-    own_before = prefix(own.double())
-    o = torch.arange(n)
-    even = (own_before[n - o] - own_before[(n - 64 - o).clamp_min(0)]) / 64
-    band = o // 64
-    band_worth = torch.zeros(bands, dtype=torch.float64).index_add_(0, band, (diagonal - even).clamp_min(0))
-    band_worth = band_worth.float()
-    band_worth[:2] = largest
-    middle = torch.minimum((begin // 64 + 1) * 64, end)
-    starts = torch.arange(bands) * 64
-    band_mass = before[(starts + 64).clamp_max(n)] - before[starts]
-
-    def kept_mass(threshold: float) -> float:
-        kept = torch.cat((band_worth >= threshold, torch.tensor([False])))
-        left = column - kept[begin // 64] * (before[middle] - before[begin])
-        left = left - kept[middle // 64] * (before[end] - before[middle])
-        return float(band_mass[kept[:bands]].sum() + left[worth >= threshold].clamp_min(0).sum())
-
-    threshold, wanted = 0.0, share * float(before[-1])
-    if wanted < float(before[-1]):
-        low, high = 0, int(numpy.float32(largest).view(numpy.uint32)) >> 16
-        while low < high:
-            middle_bits = low + (high - low + 1) // 2
-            at = float(numpy.uint32(middle_bits << 16).view(numpy.float32))
-            low, high = (middle_bits, high) if kept_mass(at) >= wanted else (low, middle_bits - 1)
-        threshold = float(numpy.uint32(low << 16).view(numpy.float32))
-    columns = set(least.tolist())
-    if threshold > 0:
-        columns |= set(torch.nonzero(worth >= threshold).flatten().tolist())
-    offsets = set()
-    for j in torch.nonzero(band_worth >= threshold).flatten().tolist():
-        offsets |= {64 * j, min(64 * j + 64, n - 1)}
-    return sorted(columns), sorted(offsets), ties
-
-
-def published_differs(
-    reference: torch.Tensor, members: list[int], budget: int, forced: int, tolerance: float
-) -> str:
-    """ "" when the members are float64's, but for sums within 1e-3 of the cut."""
-    n = len(reference)
-    count = min(budget, n)
-    if len(members) != count:
-        return f"{len(members)} members instead of {count}"
-    ranked = reference.clone()
-    ranked[: min(forced, count)] = float("inf")
-    order = torch.sort(ranked, descending=True, stable=True).indices
-    cut = float(ranked[order[count - 1]])
-    expected = set(order[:count].tolist())
-    for member in expected ^ set(members):
-        if not abs(float(ranked[member]) - cut) <= max(1e-3, 2 * tolerance) * cut + 1e-12:
-            return f"member {member} has {float(ranked[member]):.3e}, the cut is {cut:.3e}"
-    return ""
-
-
-def cost_of(head: HeadIndex, q_len: int, kv_len: int) -> float:
-    """What src/prefill/cuda/costs.h makes of an index, row block by row block."""
-    starts, columns = numpy.array(head.tiles, dtype=numpy.int64), numpy.array(head.columns, dtype=numpy.int64)
-    cost = 0.0
-    for begin in range(0, q_len, 64):
-        origin = kv_len - q_len + begin
-        end = kv_len - q_len + min(begin + 64, q_len)
-        cost += COST_OF_SLICE
-        cost += COST_OF_TILE * numpy.count_nonzero((origin + starts + 64 > 0) & (origin + starts < end))
-        covered = numpy.zeros(2 * kv_len + 256, dtype=bool)
-        for start in starts:
-            covered[kv_len + start + 64 : kv_len + start + 128] = True  # key - origin at + kv_len + 64
-        seen = columns[columns < end]
-        distance = seen - origin + kv_len + 64
-        cost += COST_OF_COLUMN * numpy.count_nonzero(~covered[distance])
-    return cost
-
-
-def tiles_of(keys: int) -> int:
-    return (keys + 63) // 64
-
-
-def dense_cost_of(q_len: int, kv_len: int) -> float:
-    ends = [kv_len - q_len + min(begin + 64, q_len) for begin in range(0, q_len, 64)]
-    return sum(tiles_of(end) + COST_OF_SLICE for end in ends)
-
-
-def window_cost_of(head: HeadIndex, q_len: int, kv_len: int) -> float:
-    cost = 0.0
-    for begin in range(0, q_len, 64):
-        first, end = kv_len - q_len + begin, kv_len - q_len + min(begin + 64, q_len)
-        sink = min(head.sink, end)
-        window = max(first - head.local + 1, 0)
-        cost += COST_OF_SLICE
-        if window <= sink:
-            cost += COST_OF_TILE * tiles_of(max(end if head.local else 0, sink))
-        else:
-            cost += COST_OF_TILE * tiles_of(max(end - window, 0) if head.local else 0)
-            cost += COST_OF_TILE * tiles_of(sink)
-    return cost
-
-
 class Case:
     pad = 8  # strides are multiples of this many elements
 
@@ -214,13 +86,15 @@ class Case:
         rng = self.rng = random.Random(seed)
         torch.manual_seed(seed)
         self.dtype = rng.choice([torch.bfloat16, torch.float16])
-        self.dim = rng.choice([64, 96, 128])
+        self.dim = rng.choice([64, 96, 128, 64, 96, 128, 8, 24, 72, 80, 136, 192, 256])
         self.kv_heads, self.group = rng.choice([(1, 1), (2, 4), (1, 7), (3, 2), (2, 1), (1, 3)])
         self.num_heads = self.kv_heads * self.group
         self.kv_len = rng.choice(LENGTHS)
         kv_len = self.kv_len
         self.q_len = rng.choice([kv_len, kv_len, 1, min(kv_len, 100), kv_len - kv_len // 3])
         self.scale = self.dim**-0.5
+        self.causal = rng.random() < 0.85
+        self.dense_rows = rng.choice([(0,), (0,), (0, 0, 1, 17, 64, 100, 130, 5000)])
         self.patterns = [self.pattern() for _ in range(self.num_heads)]
         self.query, self.key, self.value = (
             strided(self, h, n, rng)
@@ -237,21 +111,27 @@ class Case:
             self.key[0, 0].copy_(self.key[0, 0, :1].expand(kv_len, -1))
 
     def pattern(self) -> HeadPattern:
-        kind = self.rng.choice([VERTICAL_SLASH, VERTICAL_SLASH, VERTICAL_SLASH, ADAPTIVE, A_SHAPE, DENSE])
+        kinds = [VERTICAL_SLASH, VERTICAL_SLASH, VERTICAL_SLASH, ADAPTIVE, A_SHAPE, DENSE]
+        kind = self.rng.choice(kinds if self.causal else [A_SHAPE, DENSE])
+        rows = self.rng.choice(self.dense_rows)
         if kind == VERTICAL_SLASH:
-            return pattern_of(kind, *self.rng.choice(BUDGETS))
+            return pattern_of(kind, *self.rng.choice(BUDGETS), last_dense_rows=rows)
         if kind == ADAPTIVE:
-            return pattern_of(kind, share_ppm=self.rng.choice([1, 500000, 900000, 950000, 999000, 1000000]))
+            share = self.rng.choice([1, 500000, 900000, 950000, 999000, 1000000])
+            return pattern_of(kind, share_ppm=share, last_dense_rows=rows)
         if kind == A_SHAPE:
-            return pattern_of(
-                kind, self.rng.choice([0, 1, 64, 130, 5000]), self.rng.choice([0, 1, 63, 200, 5000])
-            )
-        return pattern_of(kind)
+            sizes = self.rng.choice([0, 1, 64, 130, 5000]), self.rng.choice([0, 1, 63, 200, 5000])
+            return pattern_of(kind, *sizes, last_dense_rows=rows)
+        return pattern_of(kind, last_dense_rows=rows)
+
+    def dense_rows_of(self, head: int) -> int:
+        return min(self.patterns[head].last_dense_rows, self.q_len)
 
     def __str__(self) -> str:
         return (
             f"{self.dtype} head_dim {self.dim} heads {self.num_heads}/{self.kv_heads} "
-            f"q_len {self.q_len} kv_len {self.kv_len}"
+            f"q_len {self.q_len} kv_len {self.kv_len} causal {self.causal} "
+            f"dense rows {[p.last_dense_rows for p in self.patterns]}"
         )
 
     def is_gated(self) -> bool:
@@ -272,7 +152,7 @@ def run_dirty(call) -> None:
 
 def check_steps(library: LayerLibrary, cpu: Cpu, case: Case) -> dict[str, float]:
     call, index = library.prepare_index(
-        case.query, case.key, case.patterns, case.scale, FALLBACK_OFF, details=True
+        case.query, case.key, case.patterns, case.scale, FALLBACK_OFF, case.causal, details=True
     )
     run_dirty(call)
     column_sums, diagonal_sums = index.sums
@@ -330,6 +210,12 @@ def check_steps(library: LayerLibrary, cpu: Cpu, case: Case) -> dict[str, float]
             fail(f"columns of head {h} differ: form {heads[h].form}, {len(columns)}, {shown}")
         if heads[h].tiles != tiles:
             fail(f"tiles of head {h} differ: {len(heads[h].tiles)} instead of {len(tiles)}")
+        if heads[h].last_dense_rows != case.dense_rows_of(h):
+            fail(f"head {h} has {heads[h].last_dense_rows} dense rows")
+        if heads[h].last_dense_rows > 0:
+            if case.kv_len > 6000:
+                continue
+            pairs = count_pairs(heads[h], case.q_len, case.kv_len)
         if not difference and int(index.pairs[h]) != pairs:
             fail(f"pairs of head {h}: {int(index.pairs[h])} instead of {pairs}")
         if pattern.pattern == VERTICAL_SLASH:
@@ -345,20 +231,22 @@ def check_steps(library: LayerLibrary, cpu: Cpu, case: Case) -> dict[str, float]
 
 def check_fallback(library: LayerLibrary, case: Case, sparse: list[HeadIndex]) -> None:
     """Heads that fall back are those whose index costs as much as dense attention."""
-    call, index = library.prepare_index(case.query, case.key, case.patterns, case.scale, FALLBACK_AUTO)
+    call, index = library.prepare_index(
+        case.query, case.key, case.patterns, case.scale, FALLBACK_AUTO, case.causal
+    )
     run_dirty(call)
     q_len, kv_len = case.q_len, case.kv_len
-    all_pairs = q_len * (2 * kv_len - q_len + 1) // 2
+    all_pairs = q_len * (2 * kv_len - q_len + 1) // 2 if case.causal else q_len * kv_len
     for h, (head, wanted, pattern) in enumerate(zip(index.heads(), sparse, case.patterns)):
         if pattern.pattern in (VERTICAL_SLASH, ADAPTIVE) and case.is_gated():
             expected = HeadIndex(ALL)
         elif wanted.form == ALL or kv_len > 6000:
             continue
         else:
-            cost = cost_of(wanted, q_len, kv_len) if wanted.form == RELATIVE else None
-            if cost is None:
-                cost = window_cost_of(wanted, q_len, kv_len)
-            limit = dense_cost_of(q_len, kv_len)
+            cost, limit = (
+                cost_of(wanted, q_len, kv_len, case.causal),
+                dense_cost_of(q_len, kv_len, case.causal),
+            )
             if abs(cost - limit) < 1e-9 * limit:
                 continue
             expected = wanted if cost < limit else HeadIndex(ALL)
@@ -366,8 +254,12 @@ def check_fallback(library: LayerLibrary, case: Case, sparse: list[HeadIndex]) -
             fail(f"head {h} after fallback: form {head.form}, expected {expected.form}")
         if head.form == ALL and int(index.pairs[h]) != all_pairs:
             fail(f"pairs of dense head {h}: {int(index.pairs[h])} instead of {all_pairs}")
-        if head.form == WINDOW and (head.sink, head.local) != tuple(pattern.size):
-            fail(f"head {h} has window {head.sink}, {head.local}")
+        if head.form == WINDOW:
+            if (head.sink, head.local) != tuple(pattern.size):
+                fail(f"head {h} has window {head.sink}, {head.local}")
+            pairs = count_pairs(head, q_len, kv_len, case.causal)
+            if int(index.pairs[h]) != pairs:
+                fail(f"pairs of window {h}: {int(index.pairs[h])} instead of {pairs}")
 
 
 def check_lists(library: LayerLibrary, cpu: Cpu, case: Case) -> None:
@@ -395,7 +287,9 @@ def check_lists(library: LayerLibrary, cpu: Cpu, case: Case) -> None:
 def check_layer(library: LayerLibrary, case: Case) -> None:
     """A layer gives the bits of its steps, also from a graph, and of each sequence alone."""
     fallback = case.rng.choice([FALLBACK_AUTO, FALLBACK_OFF])
-    call, index = library.prepare_index(case.query, case.key, case.patterns, case.scale, fallback)
+    call, index = library.prepare_index(
+        case.query, case.key, case.patterns, case.scale, fallback, case.causal
+    )
     run_dirty(call)
     nan = float("nan")
 
@@ -408,11 +302,29 @@ def check_layer(library: LayerLibrary, case: Case) -> None:
     estimates = case.estimated() and not (fallback == FALLBACK_AUTO and case.is_gated())
     if not estimates and all(head.form == ALL for head in index.heads()):
         steps = steps.dense()  # the layer knows before, and so runs the kernel without head records
-    library.attention(case.query, case.key, case.value, steps, expected, expected_lse, case.scale)
+    cut = [
+        h
+        for h, head in enumerate(index.heads())
+        if case.dense_rows_of(h) > 0 and (head.form == WINDOW or (estimates and h in case.estimated()))
+    ]
+    if not cut:
+        steps.last_dense_rows = None  # the same of dense rows
+    library.attention(
+        case.query, case.key, case.value, steps, expected, expected_lse, case.scale, case.causal
+    )
     out, lse = outputs(1, case.q_len)
     pairs = torch.full((case.num_heads,), -1, dtype=torch.int64, device="cuda")
     layer = library.prepare_prefill(
-        case.query, case.key, case.value, out, lse, case.patterns, case.scale, fallback, pairs=pairs
+        case.query,
+        case.key,
+        case.value,
+        out,
+        lse,
+        case.patterns,
+        case.scale,
+        fallback,
+        case.causal,
+        pairs=pairs,
     )
     run_dirty(layer)
     if not (torch.equal(out, expected) and torch.equal(lse, expected_lse)):
@@ -452,6 +364,7 @@ def check_layer(library: LayerLibrary, case: Case) -> None:
         case.patterns,
         case.scale,
         fallback,
+        case.causal,
         sequences=[(1, front, q_len, front, kv_len)],
     )
     run_dirty(batch)

@@ -41,8 +41,10 @@ __all__ = [
 _ABSENT = Tensor()
 
 
-def pattern_of(pattern: int, first: int = 0, second: int = 0, share_ppm: int = 950000) -> HeadPattern:
-    return HeadPattern(pattern, (first, second), 0, share_ppm)
+def pattern_of(
+    pattern: int, first: int = 0, second: int = 0, share_ppm: int = 950000, last_dense_rows: int = 0
+) -> HeadPattern:
+    return HeadPattern(pattern, (first, second), last_dense_rows, share_ppm)
 
 
 @dataclasses.dataclass
@@ -59,6 +61,9 @@ class LayerIndex:
         """The index on the host."""
         records = self.device.heads.cpu().tolist()
         tiles, columns = self.device.tiles.cpu(), self.device.columns.cpu()
+        dense_rows = [0] * len(records)
+        if self.device.last_dense_rows is not None:
+            dense_rows = self.device.last_dense_rows.tolist()
         return [
             HeadIndex(
                 form,
@@ -66,6 +71,7 @@ class LayerIndex:
                 tuple(columns[h, :num_columns].tolist()) if form == RELATIVE else (),
                 sink,
                 local,
+                last_dense_rows=dense_rows[h],
             )
             for h, (form, num_tiles, num_columns, sink, local) in enumerate(records)
         ]
@@ -101,6 +107,7 @@ class LayerLibrary(Library):
         patterns: collections.abc.Sequence[HeadPattern],
         softmax_scale: float,
         fallback: int = FALLBACK_AUTO,
+        causal: bool = True,
         details: bool = False,
     ) -> tuple[PreparedCall, LayerIndex]:
         """query [1, Hq, q_len, D], key [1, Hkv, kv_len, D]. `details`: offsets and sums too."""
@@ -113,6 +120,7 @@ class LayerLibrary(Library):
             fallback=fallback,
             heads=ctypes.addressof(array),
             num_heads=num_heads,
+            non_causal=not causal,
         )
         self.run("index_capacity", ctypes.byref(call), ctypes.byref(call.capacity))
 
@@ -123,6 +131,9 @@ class LayerLibrary(Library):
             DeviceIndex(lists(5), lists(call.capacity.tiles), lists(call.capacity.columns)),
             torch.full((num_heads,), -1, dtype=torch.int64, device="cuda"),
         )
+        if any(pattern.last_dense_rows > 0 for pattern in patterns):
+            index.device.last_dense_rows = lists(1)[:, 0].contiguous()
+            call.last_dense_rows = index.device.last_dense_rows.data_ptr()
         if details:
             index.offsets, index.offset_counts = lists(kv_len), lists(1, 0)[:, 0].contiguous()
             index.sums = tuple(torch.full((num_heads, kv_len), float("nan"), device="cuda") for _ in range(2))
@@ -184,6 +195,7 @@ class LayerLibrary(Library):
         patterns: collections.abc.Sequence[HeadPattern],
         softmax_scale: float,
         fallback: int = FALLBACK_AUTO,
+        causal: bool = True,
         sequences: collections.abc.Sequence[tuple[int, int, int, int, int]] | None = None,
         pairs: torch.Tensor | None = None,
         block_table: torch.Tensor | None = None,
@@ -209,6 +221,7 @@ class LayerLibrary(Library):
             pairs=None if pairs is None else pairs.data_ptr(),
             block_table=None if block_table is None else block_table.data_ptr(),
             block_table_stride=0 if block_table is None else block_table.shape[1],
+            non_causal=not causal,
         )
         kept = [query, key, value, out, lse, array, records, pairs, block_table]
         return PreparedCall(self, "prefill", call, kept)

@@ -74,12 +74,12 @@ MINFERENCE_API minference_status minference_cuda_attention(const minference_cuda
 
 /* ---- MInference for a layer ------------------------------------------------------------------------------ */
 
-/* What the calls below share: causal, q_len <= kv_len; tensors [B, H, length, D] with device == 1, float16 or
- * bfloat16, D 64, 96 or 128; data pointers and the strides of batch entries, heads and rows multiples of 16
- * bytes; at most 128 query heads. Patterns, `heads`, are host memory and read before the call returns: dense,
- * A-shape, vertical-slash or adaptive, without last_dense_rows. Vertical-slash and adaptive heads are
- * estimated, selected and indexed on the device as minference.h says; there too is decided which of them run
- * densely by fallback.
+/* What the calls below share: q_len <= kv_len; tensors [B, H, length, D] with device == 1, float16 or
+ * bfloat16, D a multiple of 8 up to 256; data pointers and the strides of batch entries, heads and rows multiples
+ * of 16 bytes; at most 128 query heads; a device of compute capability 8.0 or later. Patterns, `heads`, are host
+ * memory and read before the call returns: dense, A-shape, vertical-slash or adaptive, the last two not when
+ * non_causal. Vertical-slash and adaptive heads are estimated, selected and indexed on the device as minference.h
+ * says; there too is decided which of them run densely by fallback.
  *
  * An adaptive head may select more columns than `column_capacity`; it then computes every pair, whatever
  * `fallback` says.
@@ -116,7 +116,9 @@ typedef struct minference_cuda_index_call {
   float* diagonal_sums; /* [Hq, kv_len] */
   void* workspace;
   size_t workspace_bytes;
-  void* stream; /* cudaStream_t */
+  void* stream;             /* cudaStream_t */
+  int32_t non_causal;       /* 1: no causal mask; then dense and A-shape only */
+  int32_t* last_dense_rows; /* [Hq]; may be NULL when no head has any */
 } minference_cuda_index_call;
 
 /* From query, key and heads alone. */
@@ -179,6 +181,7 @@ typedef struct minference_cuda_prefill_call {
   const int32_t* block_table; /* device memory, [num_sequences, block_table_stride]; NULL: not paged. Its
                                  pages are trusted to be in the pool */
   int64_t block_table_stride; /* pages a sequence can have */
+  int32_t non_causal; /* 1: no causal mask; then dense and A-shape only */
 } minference_cuda_prefill_call;
 MINFERENCE_API minference_status minference_cuda_prefill_workspace(const minference_cuda_prefill_call* call,
                                                                    size_t* bytes);

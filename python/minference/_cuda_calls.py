@@ -109,8 +109,6 @@ def prefill(
     want_statistics,
     block_table,
 ):
-    if not causal:
-        raise NotImplementedError("causal must be True on CUDA, got False")
     device = query.device
     query, query_tensor = _describe(query, "query", device)
     key, key_tensor = _describe(key, "key", device)
@@ -140,6 +138,7 @@ def prefill(
         pairs=pairs.data_ptr() if want_statistics else None,
         block_table=None if block_table is None else block_table.data_ptr(),
         block_table_stride=0 if block_table is None else block_table.shape[1],
+        non_causal=not causal,
     )
     if not want_statistics:
         run("prefill", call, device)
@@ -150,7 +149,7 @@ def prefill(
     run("prefill", call, device)
     end.record(stream)
     pairs = pairs.cpu().numpy()
-    statistics = _statistics(pairs, _all_pairs(sequences, batch, q_len, key.shape[2]), heads)
+    statistics = _statistics(pairs, _all_pairs(sequences, batch, q_len, key.shape[2], causal), heads)
     statistics.seconds_attend = begin.elapsed_time(end) / 1000
     return out, lse[..., 0] if want_lse else None, statistics
 
@@ -170,13 +169,13 @@ def _checked_block_table(block_table, num_sequences, device):
     return block_table.contiguous()
 
 
-def _all_pairs(sequences, batch, q_len, kv_len):
-    """Causal pairs of a head in each sequence."""
+def _all_pairs(sequences, batch, q_len, kv_len, causal):
+    """All pairs of a head in each sequence, causal ones when `causal`."""
     lengths = [(q_len, kv_len)] * batch
     if sequences[0]:
         records = (_library.Sequence * sequences[1]).from_address(sequences[0])
         lengths = [(record.q_len, record.kv_len) for record in records]
-    return [q * (2 * kv - q + 1) // 2 for q, kv in lengths]
+    return [q * (2 * kv - q + 1) // 2 if causal else q * kv for q, kv in lengths]
 
 
 def _statistics(pairs, all_pairs, heads):

@@ -62,6 +62,8 @@ class IndexCall(Sized):
         ("workspace", c_void_p),
         ("workspace_bytes", c_size_t),
         ("stream", c_void_p),
+        ("non_causal", c_int32),
+        ("last_dense_rows", c_void_p),
     ]
 
 
@@ -109,6 +111,7 @@ class PrefillCall(Sized):
         ("stream", c_void_p),
         ("block_table", c_void_p),
         ("block_table_stride", c_int64),
+        ("non_causal", c_int32),
     ]
 
 

@@ -28,7 +28,8 @@ def causal_mask(q_len, kv_len):
 
 
 def require_exact(results, mask, query, key, value):
-    out, lse = (result.cpu() for result in results)
+    out, lse = results
+    query, key, value, mask = on_gpu((query, key, value, mask))
     mask = mask.expand(*query.shape[:3], key.shape[2])
     exact, exact_lse = masked_attention(query, key, value, mask)
     naive, naive_lse = naive_attention(query, key, value, mask)
@@ -40,13 +41,38 @@ def require_exact(results, mask, query, key, value):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("head_dim", [64, 96, 128])
+@pytest.mark.parametrize("head_dim", [8, 40, 64, 80, 96, 128, 192, 256])
 @pytest.mark.parametrize("q_len", [LENGTH, 300, 1])
-def test_dense_attention(dtype, head_dim, q_len):
-    tensors = layer(q_len=q_len, head_dim=head_dim, dtype=dtype)
-    results = minference.dense_attention(*on_gpu(tensors), return_lse=True)
+@pytest.mark.parametrize("causal", [True, False])
+def test_dense_attention(dtype, head_dim, q_len, causal):
+    tensors = layer(q_len=q_len, head_dim=head_dim, dtype=dtype, batch=1)
+    results = minference.dense_attention(*on_gpu(tensors), causal=causal, return_lse=True)
     assert results[0].is_cuda and results[0].dtype == dtype and results[1].dtype == torch.float32
-    require_exact(results, causal_mask(q_len, LENGTH), *tensors)
+    mask = causal_mask(q_len, LENGTH) if causal else torch.ones(q_len, LENGTH, dtype=torch.bool)
+    require_exact(results, mask, *tensors)
+
+
+@pytest.mark.parametrize("head_dim", [64, 256])
+@pytest.mark.parametrize("last_dense_rows", [0, 100])
+@pytest.mark.parametrize("causal", [True, False])
+def test_a_shape(head_dim, last_dense_rows, causal):
+    tensors = layer(head_dim=head_dim)
+    out, lse, statistics = minference.prefill_attention(
+        *on_gpu(tensors),
+        patterns.a_shape(70, 300, last_dense_rows),
+        causal=causal,
+        fallback="off",
+        return_lse=True,
+        return_statistics=True,
+    )
+    position = torch.arange(LENGTH)
+    distance = position[:, None] - position
+    everything = distance >= 0 if causal else torch.ones(LENGTH, LENGTH, dtype=torch.bool)
+    mask = (distance.abs() < 300) | (position < 70) | (position >= LENGTH - last_dense_rows)[:, None]
+    mask &= everything
+    require_exact((out, lse), mask, *tensors)
+    assert statistics.pairs == 8 * int(mask.sum())
+    assert statistics.all_pairs == 8 * int(everything.sum())
 
 
 def test_streaming_forward():
@@ -72,15 +98,16 @@ def test_vertical_slash_equals_the_cpu():
         assert (lse.cpu() - expected_lse).abs().max() <= 2e-3
 
 
-def long_layer():
+def long_layer(head_dim=128):
     """One sequence of 4,096 tokens whose keys differ in size, so that some stand out."""
-    query, key, value = layer(4096, 4096, heads=4, kv_heads=1, head_dim=128, batch=1, seed=3)
+    query, key, value = layer(4096, 4096, heads=4, kv_heads=1, head_dim=head_dim, batch=1, seed=3)
     sizes = torch.rand(4096, 1, generator=torch.Generator().manual_seed(4)) ** 8
     return [query, (key.float() * (0.2 + 3 * sizes)).to(key.dtype), value]
 
 
-def test_estimate_and_select_equal_the_cpu():
-    query, key, _ = long_layer()
+@pytest.mark.parametrize("head_dim", [24, 80, 128, 256])
+def test_estimate_and_select_equal_the_cpu(head_dim):
+    query, key, _ = long_layer(head_dim)
     expected = minference.estimate(query, key)
     sums = minference.estimate(query.cuda(), key.cuda())
     for ours, theirs in zip(sums, expected):
@@ -92,10 +119,18 @@ def test_estimate_and_select_equal_the_cpu():
 
 
 @pytest.mark.parametrize(
-    "pattern", [patterns.vertical_slash(100, 800), patterns.adaptive(0.95), patterns.a_shape(64, 512)]
+    "pattern",
+    [
+        patterns.vertical_slash(100, 800),
+        patterns.vertical_slash(100, 800, last_dense_rows=130),
+        patterns.adaptive(0.95),
+        patterns.a_shape(64, 512),
+        patterns.a_shape(64, 512, last_dense_rows=130),
+    ],
 )
-def test_prefill_is_near_the_cpu_and_counts_the_same_pairs(pattern):
-    tensors = long_layer()
+@pytest.mark.parametrize("head_dim", [80, 128, 256])
+def test_prefill_is_near_the_cpu_and_counts_the_same_pairs(pattern, head_dim):
+    tensors = long_layer(head_dim)
     expected, theirs = minference.prefill_attention(*tensors, pattern, return_statistics=True)
     out, ours = minference.prefill_attention(*on_gpu(tensors), pattern, return_statistics=True)
     assert ours.all_pairs == theirs.all_pairs
@@ -236,7 +271,7 @@ def test_compiled():
             NotImplementedError,
             "must have dtype float16 or bfloat16 on CUDA",
         ),
-        (lambda q, k, v: (q[..., :40], k[..., :40], v[..., :40]), NotImplementedError, "64, 96 or 128, .*40"),
+        (lambda q, k, v: (q[..., :36], k[..., :36], v[..., :36]), NotImplementedError, "multiple of 8 .*36"),
     ],
 )
 def test_bad_arguments_are_named(change, error, message):
@@ -244,6 +279,12 @@ def test_bad_arguments_are_named(change, error, message):
         minference.dense_attention(*change(*on_gpu(layer())))
 
 
-def test_non_causal_is_refused():
-    with pytest.raises(NotImplementedError, match="causal must be True on CUDA, got False"):
-        minference.dense_attention(*on_gpu(layer()), causal=False)
+def test_more_queries_than_keys_are_refused():
+    query, key, value = on_gpu(layer())
+    with pytest.raises(NotImplementedError, match="q_len must be <= kv_len = 100 on CUDA, got 2048"):
+        minference.dense_attention(query, key[:, :, :100], value[:, :, :100], causal=False)
+
+
+def test_estimation_is_causal():
+    with pytest.raises(ValueError, match="must be dense, A-shape or block-sparse when non_causal"):
+        minference.prefill_attention(*on_gpu(layer()), patterns.adaptive(0.95), causal=False)

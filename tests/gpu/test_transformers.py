@@ -32,7 +32,7 @@ def difference(logits, expected):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("name", ["llama", "yi", "phi3", "phi3_window", "qwen2", "mistral", "qwen3"])
+@pytest.mark.parametrize("name", ["llama", "yi", "phi3", "phi3_window", "qwen2", "mistral", "qwen3", "gemma"])
 @pytest.mark.parametrize("attention", [EVERYTHING, DENSE])
 def test_full_budget_differs_from_eager_as_sdpa_does(name, dtype, attention, taken):
     ids = tokens(2, 300).cuda()
@@ -82,8 +82,6 @@ def test_short_calls_keep_the_previous_implementation(taken):
 
 
 def test_models_that_no_kernel_computes_are_refused_with_the_reason():
-    with pytest.raises(NotImplementedError, match="layer 0: .*64, 96 or 128.*256"):
-        MInference("minference")(make("gemma", torch.bfloat16).cuda())
     with pytest.raises(NotImplementedError, match="layer 0: dtype must be float16 or bfloat16"):
         MInference("minference")(make("llama", torch.float32).cuda())
 

@@ -45,6 +45,11 @@ void check_alignment(const minference_tensor& tensor, const std::string& name) {
   }
 }
 
+bool checked_causal(std::int32_t non_causal) {
+  base::require(non_causal == 0 || non_causal == 1, "non_causal", "must be 0 or 1", non_causal);
+  return non_causal == 0;
+}
+
 float checked_positive_scale(float softmax_scale, std::int64_t head_dim) {
   const float scale = checked_softmax_scale(softmax_scale, head_dim);
   base::require(scale > 0, "softmax_scale", "must be positive on CUDA", scale, base::ErrorCode::unsupported);
@@ -77,12 +82,14 @@ struct CheckedIndexCall {
     check_layer_for_cuda(layer);
     check_alignment(call.query, "query");
     check_alignment(call.key, "key");
-    heads = checked_heads(call.heads, call.num_heads, layer.num_query_heads, true);
+    const bool causal = checked_causal(call.non_causal);
+    heads = checked_heads(call.heads, call.num_heads, layer.num_query_heads, causal);
     plan = {.query = input_heads(call.query, 0, 0, layer.q_len),
             .key = input_heads(call.key, 0, 0, layer.kv_len),
             .softmax_scale = checked_positive_scale(call.softmax_scale, layer.head_dim),
             .heads = heads,
-            .fallback = checked_fallback(call.fallback)};
+            .fallback = checked_fallback(call.fallback),
+            .causal = causal};
     prefill::cuda::check_plan(plan);
   }
   CheckedIndexCall(const CheckedIndexCall&) = delete;
@@ -94,6 +101,8 @@ void run_index(const minference_cuda_index_call& call, const LayerPlan& plan) {
   not_null(call.index_heads, "index_heads");
   if (capacity.tiles > 0) not_null(call.tiles, "tiles");
   if (capacity.columns > 0) not_null(call.columns, "columns");
+  for (const sparse::HeadPattern& head : plan.heads)
+    if (head.last_dense_rows > 0) not_null(call.last_dense_rows, "last_dense_rows");
   if (call.offsets != nullptr) {
     not_null(call.offset_counts, "offset_counts");
     base::require(call.offset_capacity >= 0, "offset_capacity", "must be >= 0", call.offset_capacity);
@@ -106,6 +115,7 @@ void run_index(const minference_cuda_index_call& call, const LayerPlan& plan) {
                               .tiles = call.tiles,
                               .columns = call.columns,
                               .capacity = capacity,
+                              .last_dense_rows = call.last_dense_rows,
                               .pairs = call.pairs,
                               .offsets = call.offsets,
                               .offset_counts = call.offset_counts,
@@ -203,11 +213,16 @@ class CheckedPrefillCall {
     layer_ = check_layer(call_.query, key_, &value_, &call_.out, &call_.lse, Memory::cuda);
     base::require(layer_.kv_len <= kMaxKeys, "key.shape[2]", "must be at most 2^27", layer_.kv_len,
                   base::ErrorCode::unsupported);
-    heads_ = checked_heads(call_.heads, call_.num_heads, layer_.num_query_heads, true);
+    causal_ = checked_causal(call_.non_causal);
+    heads_ = checked_heads(call_.heads, call_.num_heads, layer_.num_query_heads, causal_);
     softmax_scale_ = checked_positive_scale(call_.softmax_scale, layer_.head_dim);
     fallback_ = checked_fallback(call_.fallback);
     base::require(call_.column_capacity >= 0, "column_capacity", "must be >= 0", call_.column_capacity);
-    sequences_ = checked_sequences(call_.sequences, call_.num_sequences, layer_, true);
+    sequences_ = checked_sequences(call_.sequences, call_.num_sequences, layer_, causal_);
+    for (const minference_sequence& s : sequences_)
+      base::require(s.q_len <= s.kv_len, "q_len",
+                    "must be <= kv_len = " + std::to_string(s.kv_len) + " on CUDA", s.q_len,
+                    base::ErrorCode::unsupported);
     order_ = in_row_order(sequences_);
     for (const std::size_t i : order_) {
       longest_ = std::max(longest_, sequences_[i].kv_len);
@@ -301,7 +316,8 @@ class CheckedPrefillCall {
             .key = keys_of(s, call_.key, gathered.key),
             .softmax_scale = softmax_scale_,
             .heads = heads_,
-            .fallback = fallback_};
+            .fallback = fallback_,
+            .causal = causal_};
   }
 
   prefill::cuda::LayerOutputs outputs_of(std::size_t i, const LayerPlan& plan,
@@ -324,6 +340,7 @@ class CheckedPrefillCall {
   LayerTensors layer_ = {};
   std::vector<sparse::HeadPattern> heads_;
   float softmax_scale_ = 1.0f;
+  bool causal_ = true;
   prefill::Fallback fallback_ = prefill::Fallback::automatic;
   std::vector<minference_sequence> sequences_;
   std::vector<std::size_t> order_;

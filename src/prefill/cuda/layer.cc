@@ -36,19 +36,20 @@ bool needs_estimate(const HeadPattern& head) {
 // What is known of a layer before its keys are: which heads are estimated, and what the others compute.
 class HeadPlans {
  public:
-  explicit HeadPlans(const LayerPlan& plan) : q_len_(plan.query.rows), kv_len_(plan.key.rows) {
+  explicit HeadPlans(const LayerPlan& plan)
+      : q_len_(plan.query.rows), kv_len_(plan.key.rows), causal_(plan.causal) {
     const bool automatic = plan.fallback == Fallback::automatic;
     const bool gated = automatic && runs_densely(q_len_, kv_len_, cuda::kEstimateRows);
-    all_pairs_ = sparse::count_all_pairs(q_len_, kv_len_, true);
+    all_pairs_ = sparse::count_all_pairs(q_len_, kv_len_, causal_);
     dense_cost_ = cost_of({}, 1.0);
     limit_ = automatic ? dense_cost_ : std::numeric_limits<double>::infinity();
     for (const HeadPattern& head : plan.heads) {
       const bool estimated = needs_estimate(head) && !gated;
       if (estimated) estimated_.push_back(static_cast<std::int32_t>(patterns_.size()));
       patterns_.push_back(estimated ? head : HeadPattern{});
-      plans_.push_back(estimated                          ? kernels::IndexPlan{.form = IndexForm::relative}
-                       : head.pattern == Pattern::a_shape ? a_shape(head)
-                                                          : kernels::IndexPlan{.pairs = all_pairs_});
+      plans_.push_back(estimated || head.pattern == Pattern::a_shape
+                           ? plan_of(head)
+                           : kernels::IndexPlan{.pairs = all_pairs_});
     }
   }
 
@@ -59,37 +60,74 @@ class HeadPlans {
     return std::all_of(plans_.begin(), plans_.end(),
                        [](const kernels::IndexPlan& plan) { return plan.form == IndexForm::all; });
   }
+  bool any_dense_rows() const {
+    return std::any_of(plans_.begin(), plans_.end(),
+                       [](const kernels::IndexPlan& plan) { return plan.last_dense_rows > 0; });
+  }
   double limit() const { return limit_; }
   std::int64_t all_pairs() const { return all_pairs_; }
 
  private:
+  sparse::SparseIndex index_of(const sparse::HeadIndex& head) const {
+    return {q_len_, kv_len_, causal_, {head}};
+  }
+
   double cost_of(const sparse::HeadIndex& head, double cost_of_tile) const {
-    const sparse::HeadWork work = sparse::work_of({q_len_, kv_len_, true, {head}}, 0);
+    const sparse::HeadWork work = sparse::work_of(index_of(head), 0);
     return static_cast<double>(work.tiles) * cost_of_tile +
            static_cast<double>(work.row_slices) * kCostOfSlice;
   }
 
-  // A layer's A-shape heads are mostly the same, and counting their tiles takes a step a row block.
-  kernels::IndexPlan a_shape(const HeadPattern& head) {
-    if (last_a_shape_ != head) {
-      const sparse::HeadIndex index{.form = IndexForm::window, .sink = head.size[0], .local = head.size[1]};
-      last_a_shape_ = head;
-      last_plan_ = cost_of(index, kCostOfTile) < limit_
-                       ? kernels::IndexPlan{IndexForm::window, head.size[0], head.size[1],
-                                            sparse::count_pairs({q_len_, kv_len_, true, {index}}, 0)}
-                       : kernels::IndexPlan{.pairs = all_pairs_};
-    }
-    return last_plan_;
+  // A layer's heads mostly have few different sizes, and counting their tiles takes a step a row block.
+  const kernels::IndexPlan& plan_of(const HeadPattern& head) {
+    const bool estimated = needs_estimate(head);
+    const HeadPattern key =
+        estimated ? HeadPattern{.last_dense_rows = head.last_dense_rows}
+                  : HeadPattern{Pattern::a_shape, {head.size[0], head.size[1]}, head.last_dense_rows};
+    const auto known =
+        std::find_if(known_.begin(), known_.end(), [&](const auto& plan) { return plan.first == key; });
+    if (known != known_.end()) return known->second;
+    return known_.emplace_back(key, estimated ? relative(head) : a_shape(head)).second;
+  }
+
+  std::int64_t dense_rows_of(const HeadPattern& head) const {
+    return std::min<std::int64_t>(head.last_dense_rows, q_len_);
+  }
+
+  // Its own tiles and columns are counted where they are found.
+  kernels::IndexPlan relative(const HeadPattern& head) const {
+    const std::int64_t rows = dense_rows_of(head);
+    if (rows == 0) return {.form = IndexForm::relative};
+    const sparse::HeadIndex index{.form = IndexForm::relative, .last_dense_rows = rows};
+    const std::int64_t sparse_slices = base::divide_up(q_len_ - rows, sparse::kRowBlock);
+    return {
+        .form = IndexForm::relative,
+        .last_dense_rows = static_cast<std::int32_t>(rows),
+        .pairs = sparse::count_pairs(index_of(index), 0),
+        .dense_rows_cost = cost_of(index, kCostOfTile) - static_cast<double>(sparse_slices) * kCostOfSlice};
+  }
+
+  kernels::IndexPlan a_shape(const HeadPattern& head) const {
+    const sparse::HeadIndex index{.form = IndexForm::window,
+                                  .sink = head.size[0],
+                                  .local = head.size[1],
+                                  .last_dense_rows = dense_rows_of(head)};
+    if (cost_of(index, kCostOfTile) >= limit_) return {.pairs = all_pairs_};
+    return {.form = IndexForm::window,
+            .sink = head.size[0],
+            .local = head.size[1],
+            .last_dense_rows = static_cast<std::int32_t>(index.last_dense_rows),
+            .pairs = sparse::count_pairs(index_of(index), 0)};
   }
 
   std::int64_t q_len_, kv_len_;
+  bool causal_;
   std::int64_t all_pairs_ = 0;
   double dense_cost_ = 0, limit_ = 0;  // an index that costs `limit_` is not worth it
   std::vector<kernels::IndexPlan> plans_;
   std::vector<HeadPattern> patterns_;  // of estimated heads; dense for all others
   std::vector<std::int32_t> estimated_;
-  HeadPattern last_a_shape_;
-  kernels::IndexPlan last_plan_;
+  std::vector<std::pair<HeadPattern, kernels::IndexPlan>> known_;
 };
 
 // What the steps before the index leave, and their scratch.
@@ -164,6 +202,7 @@ void build_index(const LayerPlan& plan, const HeadPlans& heads, const IndexOutpu
                         .out_columns = out.columns,
                         .tile_capacity = out.capacity.tiles,
                         .column_capacity = out.capacity.columns,
+                        .out_last_dense_rows = out.last_dense_rows,
                         .out_pairs = out.pairs},
                        stream);
 }
@@ -178,29 +217,33 @@ struct LayerWorkspace {
 
 LayerWorkspace lay_out(const LayerPlan& plan, const HeadPlans& heads, const LayerOutputs& out, void* base) {
   const std::int64_t num_heads = plan.query.heads;
-  Arena arena(base);
+  // Attention's size depends on which pieces there are, not on where they lie.
+  Arena arena(base != nullptr ? base : reinterpret_cast<void*>(Arena::kAlignment));
   LayerWorkspace workspace;
-  workspace.index = {.heads = arena.take<sparse::DeviceHead>(num_heads),
-                     .tiles = arena.take<std::int32_t>(num_heads * out.capacity.tiles),
-                     .columns = arena.take<std::int32_t>(num_heads * out.capacity.columns),
-                     .capacity = out.capacity,
-                     .pairs = out.pairs};
+  workspace.index = {
+      .heads = arena.take<sparse::DeviceHead>(num_heads),
+      .tiles = arena.take<std::int32_t>(num_heads * out.capacity.tiles),
+      .columns = arena.take<std::int32_t>(num_heads * out.capacity.columns),
+      .capacity = out.capacity,
+      .last_dense_rows = heads.any_dense_rows() ? arena.take<std::int32_t>(num_heads) : nullptr,
+      .pairs = out.pairs};
   workspace.attention = {.query = plan.query,
                          .key = plan.key,
                          .value = out.value,
                          .out = out.out,
                          .lse = out.lse,
-                         .softmax_scale = plan.softmax_scale};
+                         .softmax_scale = plan.softmax_scale,
+                         .causal = plan.causal};
   // Without head records attention runs its denser path.
   if (!heads.all_dense())
-    workspace.attention.index = {workspace.index.heads, workspace.index.tiles, workspace.index.columns,
-                                 out.capacity.tiles, out.capacity.columns};
+    workspace.attention.index = {.heads = workspace.index.heads,
+                                 .tiles = workspace.index.tiles,
+                                 .columns = workspace.index.columns,
+                                 .tile_capacity = out.capacity.tiles,
+                                 .column_capacity = out.capacity.columns,
+                                 .last_dense_rows = workspace.index.last_dense_rows};
   workspace.shared_at = arena.used();
-  // The size does not depend on the address, nor on whether there is one.
-  const bool has_index = !heads.all_dense();
-  kernels::DeviceAttentionCall sized = workspace.attention;
-  if (has_index) sized.index.heads = reinterpret_cast<const sparse::DeviceHead*>(Arena::kAlignment);
-  workspace.attention_bytes = kernels::attention_workspace_bytes(sized);
+  workspace.attention_bytes = kernels::attention_workspace_bytes(workspace.attention);
   Arena counting(nullptr);
   take_index_workspace(plan, heads, false, counting);
   workspace.bytes = workspace.shared_at + std::max(workspace.attention_bytes, counting.used());
@@ -214,16 +257,13 @@ void check_plan(const LayerPlan& plan) {
   constexpr auto kUnsupported = base::ErrorCode::unsupported;
   require(plan.query.heads <= kMaxHeads, "query.shape[1]", "must be at most " + std::to_string(kMaxHeads),
           plan.query.heads, kUnsupported);
-  require(kernels::supports_estimate(plan.query.dtype, plan.query.dim), "query",
-          "must be float16 or bfloat16 with head_dim 64, 96 or 128, got head_dim", plan.query.dim,
-          kUnsupported);
+  require(plan.query.dtype != base::DType::f32, "query.dtype", "must be float16 or bfloat16 on CUDA",
+          base::name_of(plan.query.dtype), kUnsupported);
   for (std::size_t h = 0; h < plan.heads.size(); ++h) {
     const HeadPattern& head = plan.heads[h];
     const std::string name = "heads[" + std::to_string(h) + "].";
     require(head.pattern != Pattern::block_sparse, name + "pattern", "must not be block-sparse on CUDA", 3,
             kUnsupported);
-    require(head.last_dense_rows == 0 || head.pattern == Pattern::dense, name + "last_dense_rows",
-            "must be 0 on CUDA", head.last_dense_rows, kUnsupported);
   }
 }
 

@@ -16,15 +16,16 @@ namespace minference::prefill::cuda {
 
 using minference::kernels::cuda::Stream;
 
-// What to compute. Causal, q_len <= kv_len; float16 or bfloat16, head_dim 64, 96 or 128; data pointers, head
-// and row strides are multiples of 16 bytes. Patterns are dense, A-shape, vertical-slash or adaptive, without
-// dense rows of their own.
+// What to compute. q_len <= kv_len; float16 or bfloat16, head_dim a multiple of 8 up to 256; data pointers, head
+// and row strides are multiples of 16 bytes. Patterns are dense, A-shape, vertical-slash or adaptive, the last two
+// causal only.
 struct LayerPlan {
   base::InputHeads query;  // [num_query_heads, q_len, head_dim]
   base::InputHeads key;    // [num_kv_heads, kv_len, head_dim]
   float softmax_scale = 1.0f;
   std::span<const sparse::HeadPattern> heads;  // host memory, [num_query_heads], at most 128
   Fallback fallback = Fallback::automatic;
+  bool causal = true;
 };
 
 // Throws Error naming what of the plan the device does not support.
@@ -43,7 +44,8 @@ struct IndexOutputs {
   std::int32_t* tiles = nullptr;        // [num_query_heads, capacity.tiles]
   std::int32_t* columns = nullptr;      // [num_query_heads, capacity.columns]
   IndexCapacity capacity;
-  std::int64_t* pairs = nullptr;  // [num_query_heads] computed pairs, each once; may be null
+  std::int32_t* last_dense_rows = nullptr;  // [num_query_heads]; null when no head has dense rows
+  std::int64_t* pairs = nullptr;            // [num_query_heads] computed pairs, each once; may be null
 
   // For tests: what the steps before left, of heads that were estimated; may be null.
   std::int32_t* offsets = nullptr;        // [num_query_heads, offset_capacity], ascending

@@ -51,13 +51,9 @@ struct KernelRow {
   std::size_t (*workspace_bytes)(const DeviceAttentionCall& call);
   void (*launch)(const DeviceAttentionCall& call, Arena& workspace, Stream stream);
 
-  bool serves(base::DType dtype, std::int64_t head_dim, int capability) const {
-    return dtype != base::DType::f32 && serves_head_dim(head_dim) && capability >= least_capability &&
-           capability <= most_capability;
-  }
   bool serves(const DeviceAttentionCall& call, int capability) const {
-    return serves(call.query.dtype, call.query.dim, capability) &&
-           (serves_demands || Demands::of(call).none());
+    return capability >= least_capability && capability <= most_capability &&
+           serves_head_dim(call.query.dim) && (serves_demands || Demands::of(call).none());
   }
 };
 
@@ -120,12 +116,6 @@ void check_call(const DeviceAttentionCall& call) {
 }
 
 }  // namespace
-
-bool supports_attention(base::DType dtype, std::int64_t head_dim) {
-  const int capability = compute_capability();
-  return std::any_of(std::begin(kKernels), std::end(kKernels),
-                     [&](const KernelRow& row) { return row.serves(dtype, head_dim, capability); });
-}
 
 std::size_t attention_workspace_bytes(const DeviceAttentionCall& call) {
   check_call(call);

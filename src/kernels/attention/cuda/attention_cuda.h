@@ -34,9 +34,6 @@ struct DeviceAttentionCall {
   AttentionKernel kernel = AttentionKernel::best;
 };
 
-// Whether the current device has a kernel for tensors of this dtype and head_dim.
-bool supports_attention(base::DType dtype, std::int64_t head_dim);
-
 // Bytes of device memory that attention() needs for this call; depends on shapes, strides, capacities and the
 // alignment of data pointers.
 std::size_t attention_workspace_bytes(const DeviceAttentionCall& call);

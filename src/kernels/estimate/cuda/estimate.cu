@@ -26,6 +26,7 @@ struct HeadSets {
 
 struct EstimateArguments {
   ByteRows query, key;
+  std::int32_t chunks;  // of a row, of 16 bytes
   std::int32_t q_len;
   Streams streams;
   float scale;  // softmax_scale * log2(e)
@@ -65,8 +66,8 @@ __global__ void __launch_bounds__(Shape::kThreads, 3)
   auto& memory = *reinterpret_cast<ScoreMemory<Shape>*>(shared);
   const HeadSet set = sets.at[blockIdx.x];
   const WarpTask<Shape> task(set, arguments.streams);
-  ScoreLoop<Shape> loop(memory, arguments.query, arguments.key, arguments.q_len, arguments.streams, set,
-                        task.first_stream);
+  ScoreLoop<Shape> loop(memory, arguments.query, arguments.key, arguments.chunks, arguments.q_len,
+                        arguments.streams, set, task.first_stream);
   RowStatistics<DeviceWords> rows;
   loop.walk(task.stream, task.head_slot, task.active,
             [&](int, const StepScores<DeviceWords>& scores) { rows.add(scores, arguments.scale); });
@@ -123,8 +124,8 @@ __global__ void __launch_bounds__(Shape::kThreads, 3)
   auto& memory = *reinterpret_cast<ScoreMemory<Shape>*>(shared);
   const HeadSet set = sets.at[blockIdx.x];
   const WarpTask<Shape> task(set, arguments.streams);
-  ScoreLoop<Shape> loop(memory, arguments.query, arguments.key, arguments.q_len, arguments.streams, set,
-                        task.first_stream);
+  ScoreLoop<Shape> loop(memory, arguments.query, arguments.key, arguments.chunks, arguments.q_len,
+                        arguments.streams, set, task.first_stream);
   const int lane = DeviceWords::lane();
   const int key_of_lane = 8 * (lane % 4) + lane / 4;
   float lse[kQueryTiles][2] = {};
@@ -197,6 +198,7 @@ template <class Shape>
 void launch_estimate(const Launch& launch, Stream stream) {
   const Streams& streams = launch.arguments.streams;
   constexpr int kSharedBytes = sizeof(ScoreMemory<Shape>);
+  static_assert(kSharedBytes <= 99 * 1024, "what a CTA of compute capability 8.6, 8.9 or 12.0 may have");
   launch_walk(scan_kernel<Shape>, launch, Shape::kStreams, Shape::kThreads, kSharedBytes, stream);
   combine_kernel<<<dim3(launch.num_sets, Shape::kHeads), kCombineThreads, 0, stream>>>(launch.arguments,
                                                                                        launch.sets);
@@ -220,9 +222,10 @@ void launch_heads(const Launch& launch, bool grouped, Stream stream) {
 
 template <class Element>
 void launch_head_dim(std::int64_t head_dim, const Launch& launch, bool grouped, Stream stream) {
-  if (head_dim == 64) return launch_heads<Element, 64>(launch, grouped, stream);
-  if (head_dim == 96) return launch_heads<Element, 96>(launch, grouped, stream);
-  launch_heads<Element, 128>(launch, grouped, stream);
+  if (head_dim <= 64) return launch_heads<Element, 64>(launch, grouped, stream);
+  if (head_dim <= 96) return launch_heads<Element, 96>(launch, grouped, stream);
+  if (head_dim <= 128) return launch_heads<Element, 128>(launch, grouped, stream);
+  launch_heads<Element, 256>(launch, grouped, stream);
 }
 
 void take_workspace(const DeviceEstimateCall& call, const Streams& streams, Arena& arena,
@@ -256,10 +259,6 @@ void list_sets(const DeviceEstimateCall& call, bool grouped, Launch& launch) {
 
 }  // namespace
 
-bool supports_estimate(base::DType dtype, std::int64_t head_dim) {
-  return dtype != base::DType::f32 && (head_dim == 64 || head_dim == 96 || head_dim == 128);
-}
-
 std::size_t estimate_workspace_bytes(const DeviceEstimateCall& call) {
   Arena arena(nullptr);
   EstimateArguments arguments = {};
@@ -276,6 +275,7 @@ void estimate(const DeviceEstimateCall& call, void* workspace, Stream stream) {
   EstimateArguments& arguments = launch.arguments;
   arguments.query = byte_rows(call.query);
   arguments.key = byte_rows(call.key);
+  arguments.chunks = static_cast<std::int32_t>(call.query.dim / 8);
   arguments.q_len = static_cast<std::int32_t>(call.query.rows);
   arguments.streams = Streams::of(call.key.rows);
   arguments.scale = call.softmax_scale * std::numbers::log2e_v<float>;

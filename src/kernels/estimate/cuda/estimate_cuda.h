@@ -12,7 +12,8 @@ namespace minference::kernels::cuda {
 inline constexpr std::int64_t kMaxEstimatedHeads = 128;  // what a launch takes as arguments
 
 // The contract of kernels/estimate/estimate.h for one sequence in device memory, for some of its heads.
-// float16 or bfloat16, head_dim 64, 96 or 128; data pointers, head and row strides are multiples of 16 bytes.
+// float16 or bfloat16, head_dim a multiple of 8 up to 256; data pointers, head and row strides are multiples of 16
+// bytes.
 // Both outputs are [num_query_heads, kv_len] f32; rows of other heads stay as they are.
 struct DeviceEstimateCall {
   base::InputHeads query;      // [num_query_heads, q_len, head_dim]; only the last 64 rows are read
@@ -24,8 +25,6 @@ struct DeviceEstimateCall {
   float* diagonal_sums = nullptr;
   std::int64_t head_stride = 0;  // elements between heads of both outputs, >= kv_len
 };
-
-bool supports_estimate(base::DType dtype, std::int64_t head_dim);
 
 // Bytes of device memory that estimate() needs; a function of shapes.
 std::size_t estimate_workspace_bytes(const DeviceEstimateCall& call);

@@ -20,11 +20,12 @@ struct ByteRows {
   std::int64_t head_stride, row_stride;
 };
 
+// HeadDim: the call's, padded with zeros.
 template <class ElementType, int HeadDim, int NumHeads>
 struct ScoreShape {
   using Element = ElementType;
   static constexpr int kHeads = NumHeads;
-  static constexpr int kWarps = 4;
+  static constexpr int kWarps = HeadDim <= 128 ? 4 : 2;
   static constexpr int kThreads = 32 * kWarps;
   static constexpr int kStreams = kWarps / kHeads;  // warp w: head w % kHeads, stream w / kHeads
   static constexpr int kChunks = HeadDim / 8;       // of 16 bytes, in a row
@@ -44,17 +45,18 @@ struct ScoreMemory {
 template <class Shape>
 class ScoreLoop {
  public:
-  __device__ ScoreLoop(ScoreMemory<Shape>& memory, const ByteRows& query, const ByteRows& key,
+  __device__ ScoreLoop(ScoreMemory<Shape>& memory, const ByteRows& query, const ByteRows& key, int chunks,
                        std::int32_t q_len, const Streams& streams, const HeadSet& set, int first_stream)
       : memory_(memory),
         key_(key.data + set.kv_head * key.head_stride),
         key_row_stride_(key.row_stride),
+        chunks_(chunks),
         streams_(streams),
         first_stream_(first_stream) {
     for (int h = 0; h < Shape::kHeads; ++h) {
       if (set.heads[h] < 0) continue;
       const char* rows = query.data + set.heads[h] * query.head_stride;
-      copy_rows<kQueryRows>(memory.query[h], rows, query.row_stride, q_len - kQueryRows, 0, q_len);
+      copy_rows<kQueryRows>(memory.query[h], rows, query.row_stride, q_len - kQueryRows, 0, q_len, chunks);
     }
     load(0);
   }
@@ -81,13 +83,15 @@ class ScoreLoop {
   }
 
  private:
-  // Rows [first, first + Rows) of `source`; those outside [begin, end) become zero.
+  // Rows [first, first + Rows) of `source`, `chunks` of each; those outside [begin, end) become zero, and so does
+  // what lies behind a row.
   template <int Rows>
   static __device__ __forceinline__ void copy_rows(char (*rows)[Shape::kRowBytes], const char* source,
-                                                   std::int64_t row_stride, int first, int begin, int end) {
+                                                   std::int64_t row_stride, int first, int begin, int end,
+                                                   int chunks) {
     for (int i = threadIdx.x; i < Rows * Shape::kChunks; i += Shape::kThreads) {
       const int row = i / Shape::kChunks, chunk = i % Shape::kChunks;
-      const bool present = first + row >= begin && first + row < end;
+      const bool present = first + row >= begin && first + row < end && chunk < chunks;
       const char* from = present ? source + (first + row) * row_stride + chunk * 16 : source;
       minference::cuda::copy_async(minference::cuda::shared_address(rows[row]) + (chunk ^ row % 8) * 16, from,
                                    present);
@@ -99,7 +103,7 @@ class ScoreLoop {
       const int begin = streams_.begin(first_stream_ + s), end = streams_.end(first_stream_ + s);
       if (begin + step * kStepKeys >= end) break;
       copy_rows<kStepKeys>(memory_.key[step % Shape::kStages][s], key_, key_row_stride_,
-                           begin + step * kStepKeys, begin, end);
+                           begin + step * kStepKeys, begin, end, chunks_);
     }
     minference::cuda::copy_async_commit();
   }
@@ -147,6 +151,7 @@ class ScoreLoop {
   ScoreMemory<Shape>& memory_;
   const char* key_;
   std::int64_t key_row_stride_;
+  int chunks_;  // of a row, of 16 bytes
   Streams streams_;
   int first_stream_;
 };

@@ -43,6 +43,7 @@ struct IndexArguments {
   std::int32_t* out_tiles;
   std::int32_t* out_columns;
   std::int32_t tile_capacity, column_capacity;
+  std::int32_t* out_last_dense_rows;
   std::int64_t* out_pairs;
 };
 
@@ -176,9 +177,10 @@ struct Counted {
   std::int64_t pairs;
 };
 
-__device__ Counted count(const IndexArguments& arguments, const std::int32_t* tiles, int num_tiles,
-                         const std::int32_t* columns, int num_columns) {
-  const sparse::RelativeCounter counter(arguments.q_len, arguments.kv_len, true, arguments.q_len, tiles,
+__device__ Counted count(const IndexArguments& arguments, const IndexPlan& plan, const std::int32_t* tiles,
+                         int num_tiles, const std::int32_t* columns, int num_columns) {
+  const sparse::RelativeCounter counter(arguments.q_len, arguments.kv_len, true,
+                                        sparse::first_dense_row(arguments.q_len, plan.last_dense_rows), tiles,
                                         num_tiles);
   std::int64_t listed_tiles = 0, listed_columns = 0, pairs = 0;
   for (int i = threadIdx.x; i < num_tiles; i += kThreads) {
@@ -196,8 +198,8 @@ __device__ Counted count(const IndexArguments& arguments, const std::int32_t* ti
   const IndexCosts& costs = arguments.costs;
   return {static_cast<double>(listed_tiles) * costs.tile +
               static_cast<double>(listed_columns) * costs.column +
-              static_cast<double>(counter.row_slices()) * costs.slice,
-          pairs};
+              static_cast<double>(counter.row_slices()) * costs.slice + plan.dense_rows_cost,
+          pairs + plan.pairs};
 }
 
 // One CTA a head.
@@ -222,7 +224,7 @@ __global__ void __launch_bounds__(kThreads)
     pairs = arguments.all_pairs;
     // Uniform in the CTA.
     if (num_columns <= arguments.column_capacity && num_tiles <= arguments.tile_capacity) {
-      const Counted counted = count(arguments, tiles, num_tiles, columns, num_columns);
+      const Counted counted = count(arguments, plan, tiles, num_tiles, columns, num_columns);
       if (counted.cost < arguments.dense_cost) {
         head = {IndexForm::relative, num_tiles, num_columns, 0, 0};
         pairs = counted.pairs;
@@ -233,6 +235,8 @@ __global__ void __launch_bounds__(kThreads)
   }
   if (threadIdx.x > 0) return;
   arguments.out_heads[h] = head;
+  if (arguments.out_last_dense_rows != nullptr)
+    arguments.out_last_dense_rows[h] = head.form == IndexForm::all ? 0 : plan.last_dense_rows;
   if (arguments.out_pairs != nullptr) arguments.out_pairs[h] = pairs;
 }
 
@@ -267,10 +271,20 @@ void build_index(const DeviceIndexCall& call, Stream stream) {
                 base::ErrorCode::unsupported);
   IndexPlans plans;
   std::copy(call.heads.begin(), call.heads.end(), plans.at);
-  const IndexArguments arguments{call.q_len,     call.kv_len,      call.columns,       call.offsets,
-                                 call.costs,     call.dense_cost,  call.all_pairs,     call.out_heads,
-                                 call.out_tiles, call.out_columns, call.tile_capacity, call.column_capacity,
-                                 call.out_pairs};
+  const IndexArguments arguments{.q_len = call.q_len,
+                                 .kv_len = call.kv_len,
+                                 .columns = call.columns,
+                                 .offsets = call.offsets,
+                                 .costs = call.costs,
+                                 .dense_cost = call.dense_cost,
+                                 .all_pairs = call.all_pairs,
+                                 .out_heads = call.out_heads,
+                                 .out_tiles = call.out_tiles,
+                                 .out_columns = call.out_columns,
+                                 .tile_capacity = call.tile_capacity,
+                                 .column_capacity = call.column_capacity,
+                                 .out_last_dense_rows = call.out_last_dense_rows,
+                                 .out_pairs = call.out_pairs};
   index_kernel<<<static_cast<unsigned>(call.heads.size()), kThreads, 0, stream>>>(arguments, plans);
   check(cudaGetLastError(), "launching the index");
 }

@@ -15,7 +15,9 @@ struct IndexPlan {
   // `relative`: from the head's bitmaps. Others are written as they are.
   sparse::IndexForm form = sparse::IndexForm::all;
   std::int32_t sink = 0, local = 0;  // window
-  std::int64_t pairs = 0;            // of any form but `relative`
+  std::int32_t last_dense_rows = 0;  // up to q_len; 0 of form `all`
+  std::int64_t pairs = 0;            // of a `relative` head those of its dense rows
+  double dense_rows_cost = 0;        // relative: what its dense rows add to the cost
 };
 
 // Costs in units of one 64 x 64 tile of dense attention.
@@ -42,6 +44,7 @@ struct DeviceIndexCall {
   std::int32_t* out_columns = nullptr;      // [num_query_heads, column_capacity]
   std::int32_t tile_capacity = 0;           // sparse::cover_words(kv_len) is enough for any offsets
   std::int32_t column_capacity = 0;
+  std::int32_t* out_last_dense_rows = nullptr;  // [num_query_heads]; nullptr: no head has dense rows
   std::int64_t* out_pairs = nullptr;  // [num_query_heads] computed pairs, each once; nullptr: not wanted
 };
 

@@ -19,7 +19,7 @@ inline constexpr int kBins = 1 << kDigitBits;
 inline constexpr int kCounters = 8;
 
 struct TopKMemory {
-  using Scan = cub::BlockScan<int, kSelectThreads>;
+  using Scan = cub::BlockScan<int, kSelectThreads, cub::BLOCK_SCAN_WARP_SCANS>;  // the least memory
 
   std::uint32_t histogram[kBins][kCounters];
   typename Scan::TempStorage scan;

@@ -56,7 +56,9 @@ minference_cuda_library(minference_cuda SHARED "80;90-real"
   ${root}/src/cuda/tensor_map.cu
   ${root}/src/kernels/estimate/cuda/estimate.cu
   ${root}/src/kernels/gather/cuda/gather_pages.cu
+  ${root}/src/kernels/index/cuda/blocks.cu
   ${root}/src/kernels/index/cuda/index.cu
+  ${root}/src/kernels/pool/cuda/pool.cu
   ${root}/src/kernels/select/cuda/select.cu
   ${root}/src/prefill/cuda/layer.cc
   ${root}/src/prefill/gate.cc

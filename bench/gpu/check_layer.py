@@ -19,15 +19,17 @@ import sys
 import numpy
 import torch
 from check import strided
-from kernel import ALL, RELATIVE, WINDOW, HeadIndex
+from kernel import ALL, BLOCKS, RELATIVE, WINDOW, HeadIndex
 from layer import (
     A_SHAPE,
     ADAPTIVE,
+    BLOCK_SPARSE,
     DENSE,
     FALLBACK_AUTO,
     FALLBACK_OFF,
     VERTICAL_SLASH,
     HeadPattern,
+    LayerIndex,
     LayerLibrary,
     pattern_of,
 )
@@ -55,9 +57,9 @@ class Cpu:
 
     def __init__(self, path: str):
         os.environ["MINFERENCE_LIBRARY"] = path
-        from minference import _calls, _library
+        from minference import _calls, _context, _library
 
-        self._calls, self._library = _calls, _library
+        self._calls, self._context, self._library = _calls, _context, _library
 
     def select(self, column_sums, diagonal_sums, patterns: list[HeadPattern]) -> tuple[list, list]:
         array = (HeadPattern * len(patterns))(*patterns)
@@ -78,6 +80,32 @@ class Cpu:
         tiles = tuple(head.tiles[i] for i in range(head.num_tiles))
         return tiles, tuple(head.columns[i] for i in range(head.num_columns)), head.pairs
 
+    def blocks(self, query: torch.Tensor, key: torch.Tensor, patterns: list[HeadPattern]) -> list[tuple]:
+        """Key blocks of each row block and pairs of block-sparse heads; query [1, H, ..], key [1, Hkv, ..]."""
+        library, tensors = self._library, [x.cpu().contiguous() for x in (query, key)]
+        dtype = {torch.float16: library.F16, torch.bfloat16: library.BF16}[query.dtype]
+        array = (HeadPattern * len(patterns))(*patterns)
+        arguments = library.IndexArgs(
+            **{
+                name: library.Tensor(x.data_ptr(), x.shape, x.stride(), dtype, 0)
+                for name, x in zip(("query", "key"), tensors)
+            },
+            heads=ctypes.addressof(array),
+            num_heads=len(patterns),
+            fallback=FALLBACK_OFF,
+        )
+        handle, functions = ctypes.c_void_p(), library.load()
+        functions.index_create(self._context.current(), arguments, ctypes.byref(handle))
+        listed = []
+        for h in range(len(patterns)):
+            head = library.IndexHead()
+            functions.index_get(handle, h, ctypes.byref(head))
+            offsets = [head.row_offsets[i] for i in range(head.num_row_offsets)]
+            blocks = tuple(tuple(head.key_blocks[begin:end]) for begin, end in zip(offsets, offsets[1:]))
+            listed.append((blocks, head.pairs))
+        functions.index_destroy(handle)
+        return listed
+
 
 class Case:
     pad = 8  # strides are multiples of this many elements
@@ -94,6 +122,7 @@ class Case:
         self.q_len = rng.choice([kv_len, kv_len, 1, min(kv_len, 100), kv_len - kv_len // 3])
         self.scale = self.dim**-0.5
         self.causal = rng.random() < 0.85
+        self.block_sparse = rng.random() < 0.3
         self.dense_rows = rng.choice([(0,), (0,), (0, 0, 1, 17, 64, 100, 130, 5000)])
         self.patterns = [self.pattern() for _ in range(self.num_heads)]
         self.query, self.key, self.value = (
@@ -112,6 +141,7 @@ class Case:
 
     def pattern(self) -> HeadPattern:
         kinds = [VERTICAL_SLASH, VERTICAL_SLASH, VERTICAL_SLASH, ADAPTIVE, A_SHAPE, DENSE]
+        kinds += [BLOCK_SPARSE] * self.block_sparse
         kind = self.rng.choice(kinds if self.causal else [A_SHAPE, DENSE])
         rows = self.rng.choice(self.dense_rows)
         if kind == VERTICAL_SLASH:
@@ -119,6 +149,8 @@ class Case:
         if kind == ADAPTIVE:
             share = self.rng.choice([1, 500000, 900000, 950000, 999000, 1000000])
             return pattern_of(kind, share_ppm=share, last_dense_rows=rows)
+        if kind == BLOCK_SPARSE:
+            return pattern_of(kind, self.rng.choice([0, 1, 3, 5, 17, 1000]), last_dense_rows=rows)
         if kind == A_SHAPE:
             sizes = self.rng.choice([0, 1, 64, 130, 5000]), self.rng.choice([0, 1, 63, 200, 5000])
             return pattern_of(kind, *sizes, last_dense_rows=rows)
@@ -225,8 +257,25 @@ def check_steps(library: LayerLibrary, cpu: Cpu, case: Case) -> dict[str, float]
             ):
                 if difference := published_differs(expected, members, budget, forced, tolerance):
                     fail(f"{name} of head {h} against float64: {difference}")
+    check_blocks(cpu, case, index, heads)
     check_fallback(library, case, heads)
     return worst
+
+
+def check_blocks(cpu: Cpu, case: Case, index: LayerIndex, heads: list[HeadIndex]) -> None:
+    """Block-sparse heads keep what the CPU keeps of the same query and key."""
+    listed = [h for h, pattern in enumerate(case.patterns) if pattern.pattern == BLOCK_SPARSE]
+    if not listed:
+        return
+    dense = HeadPattern()
+    patterns = [p if p.pattern == BLOCK_SPARSE else dense for p in case.patterns]
+    expected = cpu.blocks(case.query, case.key, patterns)
+    for h in listed:
+        blocks, pairs = expected[h]
+        if heads[h].form != (BLOCKS if blocks else ALL) or heads[h].blocks != blocks:
+            fail(f"blocks of head {h}: form {heads[h].form}, {len(blocks)} row blocks expected")
+        if int(index.pairs[h]) != pairs:
+            fail(f"pairs of blocks {h}: {int(index.pairs[h])} instead of {pairs}")
 
 
 def check_fallback(library: LayerLibrary, case: Case, sparse: list[HeadIndex]) -> None:
@@ -238,7 +287,7 @@ def check_fallback(library: LayerLibrary, case: Case, sparse: list[HeadIndex]) -
     q_len, kv_len = case.q_len, case.kv_len
     all_pairs = q_len * (2 * kv_len - q_len + 1) // 2 if case.causal else q_len * kv_len
     for h, (head, wanted, pattern) in enumerate(zip(index.heads(), sparse, case.patterns)):
-        if pattern.pattern in (VERTICAL_SLASH, ADAPTIVE) and case.is_gated():
+        if pattern.pattern in (VERTICAL_SLASH, ADAPTIVE, BLOCK_SPARSE) and case.is_gated():
             expected = HeadIndex(ALL)
         elif wanted.form == ALL or kv_len > 6000:
             continue
@@ -305,10 +354,13 @@ def check_layer(library: LayerLibrary, case: Case) -> None:
     cut = [
         h
         for h, head in enumerate(index.heads())
-        if case.dense_rows_of(h) > 0 and (head.form == WINDOW or (estimates and h in case.estimated()))
+        if case.dense_rows_of(h) > 0
+        and (head.form in (WINDOW, BLOCKS) or (estimates and h in case.estimated()))
     ]
     if not cut:
         steps.last_dense_rows = None  # the same of dense rows
+    if all(head.form != BLOCKS for head in index.heads()):
+        steps.row_offsets = steps.key_blocks = None
     library.attention(
         case.query, case.key, case.value, steps, expected, expected_lse, case.scale, case.causal
     )

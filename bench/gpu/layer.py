@@ -7,13 +7,14 @@ import ctypes
 import dataclasses
 
 import torch
-from kernel import RELATIVE, DeviceIndex, HeadIndex, Library
+from kernel import BLOCKS, RELATIVE, DeviceIndex, HeadIndex, Library
 
 from minference._cuda_calls import tensor_of
 from minference._cuda_library import Capacity, IndexCall, PrefillCall, VerticalSlashCall
 from minference._library import (
     A_SHAPE,
     ADAPTIVE,
+    BLOCK_SPARSE,
     DENSE,
     FALLBACK_AUTO,
     FALLBACK_OFF,
@@ -27,6 +28,7 @@ from minference._library import (
 __all__ = [
     "ADAPTIVE",
     "A_SHAPE",
+    "BLOCK_SPARSE",
     "DENSE",
     "FALLBACK_AUTO",
     "FALLBACK_OFF",
@@ -71,10 +73,16 @@ class LayerIndex:
                 tuple(columns[h, :num_columns].tolist()) if form == RELATIVE else (),
                 sink,
                 local,
-                last_dense_rows=dense_rows[h],
+                self._blocks(h) if form == BLOCKS else (),
+                dense_rows[h],
             )
             for h, (form, num_tiles, num_columns, sink, local) in enumerate(records)
         ]
+
+    def _blocks(self, head: int) -> tuple[tuple[int, ...], ...]:
+        offsets = self.device.row_offsets[head].tolist()
+        blocks = self.device.key_blocks[head].tolist()
+        return tuple(tuple(blocks[begin:end]) for begin, end in zip(offsets, offsets[1:]))
 
     def members(self, head: int) -> list[int]:
         return self.offsets[head, : int(self.offset_counts[head])].tolist()
@@ -134,6 +142,14 @@ class LayerLibrary(Library):
         if any(pattern.last_dense_rows > 0 for pattern in patterns):
             index.device.last_dense_rows = lists(1)[:, 0].contiguous()
             call.last_dense_rows = index.device.last_dense_rows.data_ptr()
+        top_k = [pattern.size[0] for pattern in patterns if pattern.pattern == BLOCK_SPARSE]
+        if top_k:
+            row_blocks = -(-query.shape[2] // 64)
+            index.device.row_offsets = lists(row_blocks + 1)
+            index.device.key_blocks = lists(row_blocks * min(-(-kv_len // 64), max(3, *top_k)))
+            call.row_offsets = index.device.row_offsets.data_ptr()
+            call.key_blocks = index.device.key_blocks.data_ptr()
+            call.block_capacity = index.device.key_blocks.shape[1]
         if details:
             index.offsets, index.offset_counts = lists(kv_len), lists(1, 0)[:, 0].contiguous()
             index.sums = tuple(torch.full((num_heads, kv_len), float("nan"), device="cuda") for _ in range(2))

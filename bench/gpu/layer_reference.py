@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy
 import torch
-from kernel import ALL, RELATIVE, WINDOW, HeadIndex
+from kernel import ALL, BLOCKS, RELATIVE, WINDOW, HeadIndex
 from reference import visible
 
 # src/prefill/cuda/costs.h
@@ -110,6 +110,7 @@ def published_differs(
 class _Slice:
     """Rows of a row block that share their keys, by the positions of the block and of the first and last row."""
 
+    block: int
     origin: int
     first: int
     last: int
@@ -123,7 +124,7 @@ def _slices(last_dense_rows: int, q_len: int, kv_len: int, causal: bool) -> Iter
     for begin, end in zip(cuts, cuts[1:]):
         first, last = kv_len - q_len + begin, kv_len - q_len + end - 1
         key_end = last + 1 if causal else kv_len
-        yield _Slice(kv_len - q_len + begin // 64 * 64, first, last, key_end, begin >= boundary)
+        yield _Slice(begin // 64, kv_len - q_len + begin // 64 * 64, first, last, key_end, begin >= boundary)
 
 
 def _tiles_of(keys: int) -> int:
@@ -150,6 +151,8 @@ def cost_of(head: HeadIndex, q_len: int, kv_len: int, causal: bool = True) -> fl
         cost += COST_OF_SLICE
         if rows.dense or head.form == ALL:
             cost += COST_OF_TILE * _tiles_of(rows.key_end)
+        elif head.form == BLOCKS:
+            cost += COST_OF_TILE * sum(64 * j < rows.key_end for j in head.blocks[rows.block])
         elif head.form == WINDOW:
             cost += COST_OF_TILE * _window_tiles(head, rows)
         else:

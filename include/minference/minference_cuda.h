@@ -76,10 +76,10 @@ MINFERENCE_API minference_status minference_cuda_attention(const minference_cuda
 
 /* What the calls below share: q_len <= kv_len; tensors [B, H, length, D] with device == 1, float16 or
  * bfloat16, D a multiple of 8 up to 256; data pointers and the strides of batch entries, heads and rows multiples
- * of 16 bytes; at most 128 query heads; a device of compute capability 8.0 or later. Patterns, `heads`, are host
- * memory and read before the call returns: dense, A-shape, vertical-slash or adaptive, the last two not when
- * non_causal. Vertical-slash and adaptive heads are estimated, selected and indexed on the device as minference.h
- * says; there too is decided which of them run densely by fallback.
+ * of 16 bytes; at most 128 query heads; at most 1,536,000 keys with block-sparse heads; a device of compute
+ * capability 8.0 or later. Patterns, `heads`, are host memory and read before the call returns: any, but only dense
+ * and A-shape when non_causal. Heads are estimated, selected and indexed on the device as minference.h says; there
+ * too is decided which vertical-slash and adaptive ones run densely by fallback.
  *
  * An adaptive head may select more columns than `column_capacity`; it then computes every pair, whatever
  * `fallback` says.
@@ -119,6 +119,11 @@ typedef struct minference_cuda_index_call {
   void* stream;             /* cudaStream_t */
   int32_t non_causal;       /* 1: no causal mask; then dense and A-shape only */
   int32_t* last_dense_rows; /* [Hq]; may be NULL when no head has any */
+  /* As minference_cuda_attention takes them; may be NULL without block-sparse heads. A block_capacity of
+   * ceil(q_len / 64) * max(top_k, 3) is enough. */
+  int32_t* row_offsets; /* [Hq, ceil(q_len / 64) + 1] */
+  int32_t* key_blocks;  /* [Hq, block_capacity] */
+  int32_t block_capacity;
 } minference_cuda_index_call;
 
 /* From query, key and heads alone. */

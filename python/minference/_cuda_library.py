@@ -64,6 +64,9 @@ class IndexCall(Sized):
         ("stream", c_void_p),
         ("non_causal", c_int32),
         ("last_dense_rows", c_void_p),
+        ("row_offsets", c_void_p),
+        ("key_blocks", c_void_p),
+        ("block_capacity", c_int32),
     ]
 
 

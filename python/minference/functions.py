@@ -4,8 +4,8 @@ Everywhere: query is ``[B, Hq, q_len, D]``, key and value are ``[B, Hkv, kv_len,
 (query head h reads key head ``h // (Hq // Hkv)``; nothing is repeated), all of one dtype: float32 or float16,
 for torch also bfloat16. Any strides. Query row i stands at key position ``kv_len - q_len + i``. D is a
 multiple of 8 up to 256. Scores, softmax and sums are float32. Forward only. CUDA tensors are float16 or
-bfloat16, with q_len up to kv_len and no block-sparse heads; work goes to the current stream. torch.compile and
-torch.export see each call as one node, ``torch.ops.minference.*``.
+bfloat16, with q_len up to kv_len, and block-sparse heads are causal; work goes to the current stream. torch.compile
+and torch.export see each call as one node, ``torch.ops.minference.*``.
 """
 
 from __future__ import annotations

@@ -126,6 +126,8 @@ def test_estimate_and_select_equal_the_cpu(head_dim):
         patterns.adaptive(0.95),
         patterns.a_shape(64, 512),
         patterns.a_shape(64, 512, last_dense_rows=130),
+        patterns.block_sparse(10),
+        patterns.block_sparse(10, last_dense_rows=130),
     ],
 )
 @pytest.mark.parametrize("head_dim", [80, 128, 256])
@@ -139,6 +141,15 @@ def test_prefill_is_near_the_cpu_and_counts_the_same_pairs(pattern, head_dim):
         # What a column costs beside a tile, which adaptive heads weigh, differs between the devices.
         assert numpy.array_equal(ours.fallback, theirs.fallback)
         assert numpy.allclose(ours.density, theirs.density, rtol=1e-3)
+        assert row_error(out.cpu(), expected.double()) <= 3 * ALLOWANCE[torch.bfloat16]
+
+
+@pytest.mark.parametrize("q_len", [2048, 700, 100])
+def test_block_sparse_equals_the_cpu(q_len):
+    tensors = layer(q_len=q_len)
+    for top_k in (0, 3, 7, 100):
+        expected = minference.block_sparse_attention(*tensors, top_k)
+        out = minference.block_sparse_attention(*on_gpu(tensors), top_k)
         assert row_error(out.cpu(), expected.double()) <= 3 * ALLOWANCE[torch.bfloat16]
 
 
@@ -285,6 +296,8 @@ def test_more_queries_than_keys_are_refused():
         minference.dense_attention(query, key[:, :, :100], value[:, :, :100], causal=False)
 
 
-def test_estimation_is_causal():
+def test_what_is_chosen_online_is_causal():
     with pytest.raises(ValueError, match="must be dense, A-shape or block-sparse when non_causal"):
         minference.prefill_attention(*on_gpu(layer()), patterns.adaptive(0.95), causal=False)
+    with pytest.raises(NotImplementedError, match="must not be block-sparse when non_causal on CUDA"):
+        minference.prefill_attention(*on_gpu(layer()), patterns.block_sparse(4), causal=False)

@@ -103,6 +103,13 @@ void run_index(const minference_cuda_index_call& call, const LayerPlan& plan) {
   if (capacity.columns > 0) not_null(call.columns, "columns");
   for (const sparse::HeadPattern& head : plan.heads)
     if (head.last_dense_rows > 0) not_null(call.last_dense_rows, "last_dense_rows");
+  const std::int32_t blocks = prefill::cuda::capacity_for(plan).blocks;
+  if (blocks > 0) {
+    not_null(call.row_offsets, "row_offsets");
+    not_null(call.key_blocks, "key_blocks");
+    base::require(call.block_capacity >= blocks, "block_capacity",
+                  "must be at least " + std::to_string(blocks), call.block_capacity);
+  }
   if (call.offsets != nullptr) {
     not_null(call.offset_counts, "offset_counts");
     base::require(call.offset_capacity >= 0, "offset_capacity", "must be >= 0", call.offset_capacity);
@@ -114,7 +121,9 @@ void run_index(const minference_cuda_index_call& call, const LayerPlan& plan) {
                              {.heads = reinterpret_cast<sparse::DeviceHead*>(call.index_heads),
                               .tiles = call.tiles,
                               .columns = call.columns,
-                              .capacity = capacity,
+                              .capacity = {capacity.tiles, capacity.columns, call.block_capacity},
+                              .row_offsets = call.row_offsets,
+                              .key_blocks = call.key_blocks,
                               .last_dense_rows = call.last_dense_rows,
                               .pairs = call.pairs,
                               .offsets = call.offsets,
@@ -229,7 +238,7 @@ class CheckedPrefillCall {
       base::require(!paged_ || sequences_[i].kv_begin == 0, "sequences[" + std::to_string(i) + "].kv_begin",
                     "must be 0 with a block table", sequences_[i].kv_begin);
     }
-    prefill::cuda::check_plan(plan_of({.kv_len = 0}, {}));
+    prefill::cuda::check_plan(plan_of({.kv_len = longest_}, {}));
   }
   CheckedPrefillCall(const CheckedPrefillCall&) = delete;
   CheckedPrefillCall& operator=(const CheckedPrefillCall&) = delete;
@@ -359,8 +368,8 @@ minference_status minference_cuda_index_capacity(const minference_cuda_index_cal
   return capi::guarded([&] {
     capi::not_null(capacity, "capacity");
     const capi::CheckedIndexCall checked(call);
-    const auto [tiles, columns] = prefill::cuda::capacity_for(checked.plan);
-    *capacity = {tiles, columns};
+    const prefill::cuda::IndexCapacity wanted = prefill::cuda::capacity_for(checked.plan);
+    *capacity = minference_cuda_capacity{wanted.tiles, wanted.columns};
   });
 }
 

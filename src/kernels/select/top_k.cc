@@ -5,13 +5,13 @@
 #include <bit>
 #include <numeric>
 
-#include "kernels/select/ordered.h"
+#include "base/ordered.h"
 
 namespace minference::kernels {
 namespace {
 
 std::uint32_t key_of(float x) {
-  return ordered(std::bit_cast<std::uint32_t>(x));
+  return base::ordered(std::bit_cast<std::uint32_t>(x));
 }
 
 // The `count`-th largest key and how many keys of its value are among the `count` largest.

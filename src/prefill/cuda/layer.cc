@@ -9,10 +9,13 @@
 #include "base/arithmetic.h"
 #include "base/error.h"
 #include "kernels/estimate/cuda/estimate_cuda.h"
+#include "kernels/index/cuda/blocks_cuda.h"
 #include "kernels/index/cuda/index_cuda.h"
+#include "kernels/pool/cuda/pool_cuda.h"
 #include "kernels/select/cuda/select_cuda.h"
 #include "kernels/select/select.h"
 #include "prefill/cuda/costs.h"
+#include "sparse/block_lists.h"
 #include "sparse/cover_scan.h"
 #include "sparse/member_bits.h"
 #include "sparse/sparse_index.h"
@@ -39,7 +42,7 @@ class HeadPlans {
   explicit HeadPlans(const LayerPlan& plan)
       : q_len_(plan.query.rows), kv_len_(plan.key.rows), causal_(plan.causal) {
     const bool automatic = plan.fallback == Fallback::automatic;
-    const bool gated = automatic && runs_densely(q_len_, kv_len_, cuda::kEstimateRows);
+    const bool gated = q_len_ == 0 || (automatic && runs_densely(q_len_, kv_len_, cuda::kEstimateRows));
     all_pairs_ = sparse::count_all_pairs(q_len_, kv_len_, causal_);
     dense_cost_ = cost_of({}, 1.0);
     limit_ = automatic ? dense_cost_ : std::numeric_limits<double>::infinity();
@@ -47,9 +50,8 @@ class HeadPlans {
       const bool estimated = needs_estimate(head) && !gated;
       if (estimated) estimated_.push_back(static_cast<std::int32_t>(patterns_.size()));
       patterns_.push_back(estimated ? head : HeadPattern{});
-      plans_.push_back(estimated || head.pattern == Pattern::a_shape
-                           ? plan_of(head)
-                           : kernels::IndexPlan{.pairs = all_pairs_});
+      const bool dense = head.pattern == Pattern::dense || (gated && head.pattern != Pattern::a_shape);
+      plans_.push_back(dense ? kernels::IndexPlan{.pairs = all_pairs_} : plan_of(head));
     }
   }
 
@@ -59,6 +61,10 @@ class HeadPlans {
   bool all_dense() const {
     return std::all_of(plans_.begin(), plans_.end(),
                        [](const kernels::IndexPlan& plan) { return plan.form == IndexForm::all; });
+  }
+  bool any_blocks() const {
+    return std::any_of(plans_.begin(), plans_.end(),
+                       [](const kernels::IndexPlan& plan) { return plan.form == IndexForm::blocks; });
   }
   bool any_dense_rows() const {
     return std::any_of(plans_.begin(), plans_.end(),
@@ -80,14 +86,16 @@ class HeadPlans {
 
   // A layer's heads mostly have few different sizes, and counting their tiles takes a step a row block.
   const kernels::IndexPlan& plan_of(const HeadPattern& head) {
-    const bool estimated = needs_estimate(head);
-    const HeadPattern key =
-        estimated ? HeadPattern{.last_dense_rows = head.last_dense_rows}
-                  : HeadPattern{Pattern::a_shape, {head.size[0], head.size[1]}, head.last_dense_rows};
+    HeadPattern key = head;
+    if (needs_estimate(head))
+      key = {.pattern = Pattern::vertical_slash, .last_dense_rows = head.last_dense_rows};
     const auto known =
         std::find_if(known_.begin(), known_.end(), [&](const auto& plan) { return plan.first == key; });
     if (known != known_.end()) return known->second;
-    return known_.emplace_back(key, estimated ? relative(head) : a_shape(head)).second;
+    const kernels::IndexPlan plan = needs_estimate(head)               ? relative(head)
+                                    : head.pattern == Pattern::a_shape ? a_shape(head)
+                                                                       : block_sparse(head);
+    return known_.emplace_back(key, plan).second;
   }
 
   std::int64_t dense_rows_of(const HeadPattern& head) const {
@@ -120,6 +128,18 @@ class HeadPlans {
             .pairs = sparse::count_pairs(index_of(index), 0)};
   }
 
+  kernels::IndexPlan block_sparse(const HeadPattern& head) const {
+    if (head.size[0] >= base::divide_up(kv_len_, sparse::kKeyTile)) return {.pairs = all_pairs_};
+    const sparse::BlockWork work = sparse::work_of_blocks(q_len_, kv_len_, head.size[0], dense_rows_of(head));
+    const double cost =
+        static_cast<double>(work.tiles) * kCostOfTile + static_cast<double>(work.row_slices) * kCostOfSlice;
+    if (cost >= limit_) return {.pairs = all_pairs_};
+    return {.form = IndexForm::blocks,
+            .top_k = head.size[0],
+            .last_dense_rows = static_cast<std::int32_t>(dense_rows_of(head)),
+            .pairs = work.pairs};
+  }
+
   std::int64_t q_len_, kv_len_;
   bool causal_;
   std::int64_t all_pairs_ = 0;
@@ -139,13 +159,23 @@ struct IndexWorkspace {
   std::uint32_t* offsets;
   char* estimate;
   char* select;
+  float* pooled_query;
+  float* pooled_key;
 };
+
+std::int64_t blocks_of(std::int64_t rows) {
+  return base::divide_up(rows, sparse::kRowBlock);
+}
 
 IndexWorkspace take_index_workspace(const LayerPlan& plan, const HeadPlans& heads, bool sums_wanted,
                                     Arena& arena) {
   IndexWorkspace workspace = {};
-  if (heads.estimated().empty()) return workspace;
   const std::int64_t num_heads = plan.query.heads, kv_len = plan.key.rows;
+  if (heads.any_blocks()) {
+    workspace.pooled_query = arena.take<float>(num_heads * blocks_of(plan.query.rows) * plan.query.dim);
+    workspace.pooled_key = arena.take<float>(plan.key.heads * blocks_of(kv_len) * plan.query.dim);
+  }
+  if (heads.estimated().empty()) return workspace;
   // Rows begin on 256-byte boundaries.
   workspace.head_stride = sums_wanted ? kv_len : base::round_up<std::int64_t>(kv_len, 64);
   workspace.column_sums = arena.take<float>(num_heads * workspace.head_stride);
@@ -189,6 +219,22 @@ void build_index(const LayerPlan& plan, const HeadPlans& heads, const IndexOutpu
       kernels::list_members(workspace.offsets, plan.query.heads, plan.key.rows, out.offsets,
                             out.offset_capacity, out.offset_counts, stream);
   }
+  if (heads.any_blocks()) {
+    kernels::pool_blocks(plan.query, workspace.pooled_query, stream);
+    kernels::pool_blocks(plan.key, workspace.pooled_key, stream);
+    kernels::index_blocks({.q_len = plan.query.rows,
+                           .kv_len = plan.key.rows,
+                           .num_heads = plan.query.heads,
+                           .num_kv_heads = plan.key.heads,
+                           .dim = plan.query.dim,
+                           .heads = heads.plans(),
+                           .pooled_query = workspace.pooled_query,
+                           .pooled_key = workspace.pooled_key,
+                           .row_offsets = out.row_offsets,
+                           .key_blocks = out.key_blocks,
+                           .block_capacity = out.capacity.blocks},
+                          stream);
+  }
   kernels::build_index({.q_len = plan.query.rows,
                         .kv_len = plan.key.rows,
                         .heads = heads.plans(),
@@ -225,6 +271,10 @@ LayerWorkspace lay_out(const LayerPlan& plan, const HeadPlans& heads, const Laye
       .tiles = arena.take<std::int32_t>(num_heads * out.capacity.tiles),
       .columns = arena.take<std::int32_t>(num_heads * out.capacity.columns),
       .capacity = out.capacity,
+      .row_offsets = heads.any_blocks()
+                         ? arena.take<std::int32_t>(num_heads * (blocks_of(plan.query.rows) + 1))
+                         : nullptr,
+      .key_blocks = heads.any_blocks() ? arena.take<std::int32_t>(num_heads * out.capacity.blocks) : nullptr,
       .last_dense_rows = heads.any_dense_rows() ? arena.take<std::int32_t>(num_heads) : nullptr,
       .pairs = out.pairs};
   workspace.attention = {.query = plan.query,
@@ -241,6 +291,9 @@ LayerWorkspace lay_out(const LayerPlan& plan, const HeadPlans& heads, const Laye
                                  .columns = workspace.index.columns,
                                  .tile_capacity = out.capacity.tiles,
                                  .column_capacity = out.capacity.columns,
+                                 .row_offsets = workspace.index.row_offsets,
+                                 .key_blocks = workspace.index.key_blocks,
+                                 .block_capacity = out.capacity.blocks,
                                  .last_dense_rows = workspace.index.last_dense_rows};
   workspace.shared_at = arena.used();
   workspace.attention_bytes = kernels::attention_workspace_bytes(workspace.attention);
@@ -260,17 +313,23 @@ void check_plan(const LayerPlan& plan) {
   require(plan.query.dtype != base::DType::f32, "query.dtype", "must be float16 or bfloat16 on CUDA",
           base::name_of(plan.query.dtype), kUnsupported);
   for (std::size_t h = 0; h < plan.heads.size(); ++h) {
-    const HeadPattern& head = plan.heads[h];
-    const std::string name = "heads[" + std::to_string(h) + "].";
-    require(head.pattern != Pattern::block_sparse, name + "pattern", "must not be block-sparse on CUDA", 3,
-            kUnsupported);
+    if (plan.heads[h].pattern != Pattern::block_sparse) continue;
+    const std::string name = "heads[" + std::to_string(h) + "].pattern";
+    require(plan.causal, name, "must not be block-sparse when non_causal on CUDA", 3, kUnsupported);
+    require(plan.key.rows <= kernels::kMaxBlockSparseKeys, "key.shape[2]",
+            "must be at most " + std::to_string(kernels::kMaxBlockSparseKeys) +
+                " with block-sparse heads on CUDA",
+            plan.key.rows, kUnsupported);
   }
 }
 
 IndexCapacity capacity_for(const LayerPlan& plan) {
   const std::int64_t kv_len = plan.key.rows;
-  std::int64_t tiles = 0, columns = 0;
+  std::int64_t tiles = 0, columns = 0, blocks = 0;
+  std::int32_t top_k = -1;
   for (const HeadPattern& head : plan.heads) {
+    if (head.pattern == Pattern::block_sparse && head.size[0] < base::divide_up(kv_len, sparse::kKeyTile))
+      top_k = std::max(top_k, head.size[0]);
     if (!needs_estimate(head)) continue;
     tiles = sparse::cover_words(kv_len);
     // A sixteenth of all keys costs a row block as much as an eighth of dense attention does on average.
@@ -280,7 +339,10 @@ IndexCapacity capacity_for(const LayerPlan& plan) {
                                   : std::max<std::int64_t>(minference::kernels::kMinVertical, head.size[0]);
     columns = std::max(columns, std::min(kv_len, most));
   }
-  return {static_cast<std::int32_t>(tiles), static_cast<std::int32_t>(columns)};
+  for (std::int64_t b = 0; top_k >= 0 && b < blocks_of(plan.query.rows); ++b)
+    blocks += sparse::BlockList::of(plan.query.rows, kv_len, b, top_k).kept;
+  return {static_cast<std::int32_t>(tiles), static_cast<std::int32_t>(columns),
+          static_cast<std::int32_t>(blocks)};
 }
 
 std::size_t index_workspace_bytes(const LayerPlan& plan) {

@@ -17,8 +17,7 @@ namespace minference::prefill::cuda {
 using minference::kernels::cuda::Stream;
 
 // What to compute. q_len <= kv_len; float16 or bfloat16, head_dim a multiple of 8 up to 256; data pointers, head
-// and row strides are multiples of 16 bytes. Patterns are dense, A-shape, vertical-slash or adaptive, the last two
-// causal only.
+// and row strides are multiples of 16 bytes. Only dense and A-shape heads when not causal.
 struct LayerPlan {
   base::InputHeads query;  // [num_query_heads, q_len, head_dim]
   base::InputHeads key;    // [num_kv_heads, kv_len, head_dim]
@@ -31,10 +30,11 @@ struct LayerPlan {
 // Throws Error naming what of the plan the device does not support.
 void check_plan(const LayerPlan& plan);
 
-// Room for tiles and columns of a head: enough for whatever the published selection keeps. An adaptive head
-// may keep more columns than this; it then computes every pair, as a head that costs more than dense does.
+// Room for tiles, columns and key blocks of a head: enough for whatever the published selection and block-sparse
+// heads keep. An adaptive head may keep more columns than this; it then computes every pair, as a head that costs
+// more than dense does.
 struct IndexCapacity {
-  std::int32_t tiles = 0, columns = 0;
+  std::int32_t tiles = 0, columns = 0, blocks = 0;
 };
 IndexCapacity capacity_for(const LayerPlan& plan);
 
@@ -44,6 +44,8 @@ struct IndexOutputs {
   std::int32_t* tiles = nullptr;        // [num_query_heads, capacity.tiles]
   std::int32_t* columns = nullptr;      // [num_query_heads, capacity.columns]
   IndexCapacity capacity;
+  std::int32_t* row_offsets = nullptr;  // [num_query_heads, row blocks + 1]; null without block-sparse heads
+  std::int32_t* key_blocks = nullptr;   // [num_query_heads, capacity.blocks]
   std::int32_t* last_dense_rows = nullptr;  // [num_query_heads]; null when no head has dense rows
   std::int64_t* pairs = nullptr;            // [num_query_heads] computed pairs, each once; may be null
 

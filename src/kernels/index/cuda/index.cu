@@ -230,8 +230,8 @@ __global__ void __launch_bounds__(kThreads)
         pairs = counted.pairs;
       }
     }
-  } else if (plan.form == IndexForm::window) {
-    head = {IndexForm::window, 0, 0, plan.sink, plan.local};
+  } else {
+    head = {plan.form, 0, 0, plan.sink, plan.local};
   }
   if (threadIdx.x > 0) return;
   arguments.out_heads[h] = head;

@@ -15,6 +15,7 @@ struct IndexPlan {
   // `relative`: from the head's bitmaps. Others are written as they are.
   sparse::IndexForm form = sparse::IndexForm::all;
   std::int32_t sink = 0, local = 0;  // window
+  std::int32_t top_k = 0;            // blocks; their lists are index_blocks()'s
   std::int32_t last_dense_rows = 0;  // up to q_len; 0 of form `all`
   std::int64_t pairs = 0;            // of a `relative` head those of its dense rows
   double dense_rows_cost = 0;        // relative: what its dense rows add to the cost

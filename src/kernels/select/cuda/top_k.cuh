@@ -3,8 +3,8 @@
 #include <cub/block/block_scan.cuh>
 
 #include "base/arithmetic.h"
+#include "base/ordered.h"
 #include "cuda/math.cuh"
-#include "kernels/select/ordered.h"
 #include "sparse/member_bits.h"
 
 // kernels/select/top_k.h by one CTA: radix selection over histograms in shared memory.
@@ -73,7 +73,7 @@ __device__ inline TopKCut find_cut(const float* values, int begin, int size, int
     __syncthreads();
 #pragma unroll 8
     for (int i = begin + static_cast<int>(threadIdx.x); i < size; i += kSelectThreads) {
-      const std::uint32_t key = ordered(__float_as_uint(values[i]));
+      const std::uint32_t key = base::ordered(__float_as_uint(values[i]));
       if (((key ^ prefix) & fixed) == 0)
         atomicAdd(&memory.histogram[key >> shift & mask][threadIdx.x % kCounters], 1u);
     }
@@ -101,7 +101,7 @@ __device__ inline void top_k_bits(const float* values, int size, int count, int 
   const int warp = static_cast<int>(threadIdx.x / 32), lane = static_cast<int>(threadIdx.x % 32);
   const int warp_words = base::divide_up(num_words, kSelectWarps);
   const int begin = warp * warp_words, end = base::min(begin + warp_words, num_words);
-  const auto key_at = [&](int i) { return i < size ? ordered(__float_as_uint(values[i])) : 0u; };
+  const auto key_at = [&](int i) { return i < size ? base::ordered(__float_as_uint(values[i])) : 0u; };
   const auto is_tie = [&](int i, std::uint32_t key) { return i >= forced && i < size && key == cut.key; };
 
   // Ties go to the smaller index: each warp needs to know how many lie before its words.

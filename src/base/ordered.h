@@ -4,7 +4,7 @@
 
 #include "base/host_device.h"
 
-namespace minference::kernels {
+namespace minference::base {
 
 // Unsigned keys in the order of the floats whose bits are given; NaN first, -0 and 0 equal.
 MINFERENCE_HD constexpr std::uint32_t ordered(std::uint32_t float_bits) {
@@ -14,4 +14,4 @@ MINFERENCE_HD constexpr std::uint32_t ordered(std::uint32_t float_bits) {
   return float_bits & kSign ? ~float_bits : float_bits | kSign;
 }
 
-}  // namespace minference::kernels
+}  // namespace minference::base

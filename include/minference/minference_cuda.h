@@ -186,7 +186,7 @@ typedef struct minference_cuda_prefill_call {
   const int32_t* block_table; /* device memory, [num_sequences, block_table_stride]; NULL: not paged. Its
                                  pages are trusted to be in the pool */
   int64_t block_table_stride; /* pages a sequence can have */
-  int32_t non_causal; /* 1: no causal mask; then dense and A-shape only */
+  int32_t non_causal;         /* 1: no causal mask; then dense and A-shape only */
 } minference_cuda_prefill_call;
 MINFERENCE_API minference_status minference_cuda_prefill_workspace(const minference_cuda_prefill_call* call,
                                                                    size_t* bytes);

@@ -44,7 +44,7 @@ def test_full_budget_differs_from_eager_as_sdpa_does(name, dtype, attention, tak
     assert difference(ours, eager) <= 2 * difference(sdpa, eager)
 
 
-@pytest.mark.parametrize("attention", ["minference", "adaptive", "static", "a_shape"])
+@pytest.mark.parametrize("attention", ["minference", "adaptive", "static", "a_shape", "tri_shape"])
 def test_padded_prompts_and_decoding(attention, taken):
     """Left-padded prompts of 1,500 tokens give the tokens of each prompt alone."""
     options = {"attn_kwargs": {"share": 0.9}} if attention == "adaptive" else {}

@@ -9,7 +9,7 @@ import torch
 
 from minference import MInference, record, restore
 from minference.vllm.paged import PACKINGS, gather
-from minference.vllm.rules import refusal, slice_of_rank
+from minference.vllm.rules import refusal
 
 BLOCK_SIZE, HEAD_DIM = 32, 48
 
@@ -101,13 +101,6 @@ def test_ordinary_layers_are_taken(isa, dtype):
 )
 def test_layers_that_are_left_alone(changes, isa, dtype, reason):
     assert reason in refusal(implementation(**changes), isa, dtype)
-
-
-def test_every_rank_has_its_heads():
-    heads = [[i] * 5 for i in range(8)]
-    assert [slice_of_rank(heads, rank, 4) for rank in range(2)] == [heads[:4], heads[4:]]
-    with pytest.raises(ValueError, match="12 or more for rank 2, got 8"):
-        slice_of_rank(heads, 2, 4)
 
 
 class FakeEngine:

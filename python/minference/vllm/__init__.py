@@ -5,7 +5,7 @@
 
 Files, in the order that a request meets them:
     engine.py       the caller's process: `MInference(...)(llm)` and `restore(llm)`
-    environment.py  the same request, from MINFERENCE_VLLM
+    ../serving.py   the same request, from MINFERENCE_VLLM
     layers.py       what a request means for an engine's model
     plugin.py       the entry point that vLLM loads in each of its processes
     backend.py      what stands in the CPU backend's place when the environment asks for it

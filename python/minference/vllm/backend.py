@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend, CPUAttentionMetadataBuilder
 
+from ..serving import requested
 from . import worker
-from .environment import requested
-from .layers import layers_of
+from .layers import VARIABLE, layers_of
 
 
 class MetadataBuilder(CPUAttentionMetadataBuilder):
@@ -14,7 +14,7 @@ class MetadataBuilder(CPUAttentionMetadataBuilder):
 
     def __init__(self, kv_cache_spec, layer_names, vllm_config, device):
         super().__init__(kv_cache_spec, layer_names, vllm_config, device)
-        worker.enable(vllm_config, *layers_of(requested(), vllm_config.model_config), layer_names)
+        worker.enable(vllm_config, *layers_of(requested(VARIABLE), vllm_config.model_config), layer_names)
 
 
 class Backend(CPUAttentionBackend):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from .environment import requested
+from ..serving import requested
+from .layers import VARIABLE
 
 
 def _in_worker(self, name, **arguments):
@@ -20,5 +21,5 @@ def register():
     from vllm.v1.worker.worker_base import WorkerBase
 
     WorkerBase.minference = _in_worker
-    if requested() is not None:
+    if requested(VARIABLE) is not None:
         register_backend(AttentionBackendEnum.CPU_ATTN, class_path="minference.vllm.backend.Backend")

@@ -11,8 +11,9 @@ from vllm.model_executor.models.utils import extract_layer_index
 
 from .._context import use_openmp_threads
 from ..report import LayerReport, Recorder
+from ..serving import slice_of_rank
 from .attention import MIN_ROWS, LayerAttention
-from .rules import refusal, slice_of_rank
+from .rules import refusal
 
 # A name below vLLM's own, so that the engine's logging configuration holds.
 _logger = init_logger("vllm.plugins.minference")

@@ -35,8 +35,9 @@ inline float to_float(bfloat16 x) {
 inline float to_float(float16 x) {
   const std::uint32_t sign = std::uint32_t{x.bits & 0x8000u} << 16;
   const std::uint32_t magnitude = x.bits & 0x7fffu;
-  // 2^112 moves the exponent bias from 15 to 127 and normalises subnormals in one exact multiplication.
-  float value = std::bit_cast<float>(magnitude << 13) * 0x1p112f;
+  // No f32 subnormal on the way: a thread may count those as zero. 112 moves the exponent's bias from 15 to 127.
+  float value = magnitude < 0x400u ? static_cast<float>(magnitude) * 0x1p-24f
+                                   : std::bit_cast<float>((magnitude << 13) + (112u << 23));
   if (magnitude >= 0x7c00u) value = std::bit_cast<float>(0x7f800000u | (magnitude << 13));
   return std::bit_cast<float>(std::bit_cast<std::uint32_t>(value) | sign);
 }

@@ -19,7 +19,7 @@ namespace minference::kernels {
 // with group = query.heads / key.heads. A row that lists no key gives out = 0 and lse = -inf. Every row of
 // out (and of lse when wanted) is written; nothing else is. Inputs share one dtype; out has it too; scores,
 // softmax and sums are f32 (the scale is applied to f32 scores, never folded into a rounded query; f16 is
-// never rounded to bf16). out aliases no input. Same inputs, same bits, whatever the number of workers.
+// never rounded to bf16), and a subnormal f32 counts as zero. out aliases no input. Same inputs, same bits, whatever the number of workers.
 //
 // Inputs are finite. Kernels multiply whole tiles, and a masked pair's probability of 0 does not undo a value
 // that is not finite: it may turn rows that do not list its key to NaN, but only rows of a slice that has the

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "base/aligned_buffer.h"
+#include "cpu/denormals.h"
 #include "kernels/attention/cpu/amx_operands.h"
 #include "kernels/attention/cpu/amx_units.h"
 
@@ -142,6 +143,7 @@ class Attention {
       }
     }
 
+    const cpu::DenormalsAreZero denormals;
     stages_.begin(pipeline);
     stream(worker);
     const std::size_t groups_a_head = worker.cursors.size() / static_cast<std::size_t>(item.num_heads);

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "base/aligned_buffer.h"
+#include "cpu/denormals.h"
 #include "kernels/attention/cpu/prepared_operands.h"
 
 namespace minference::kernels {
@@ -95,6 +96,7 @@ void prefetch_rows(const void* rows, std::int64_t pitch, std::int64_t count, std
 
 void Worker::attend(const AttentionCall& call, const SliceKernel& kernel, const PreparedOperands& prepared,
                     std::int64_t head, const sparse::RowSlice& slice) {
+  const cpu::DenormalsAreZero denormals;
   const sparse::SparseIndex& index = *call.index;
   const Place place{call,
                     kernel,

@@ -6,6 +6,7 @@
 #include <numbers>
 
 #include "base/aligned_buffer.h"
+#include "cpu/denormals.h"
 
 namespace minference::kernels::estimate {
 namespace {
@@ -111,6 +112,7 @@ void drive(const Steps& steps, const EstimateCall& call, base::Executor& executo
 
   executor.parallel_for(key.heads * num_chunks, [&](std::int64_t task, int worker) {
     const std::int64_t kv_head = task / num_chunks, c = task % num_chunks;
+    const cpu::DenormalsAreZero denormals;
     const std::int64_t first = kv_head * group * statistics_floats + c * kLanes;
     steps.scan(chunk_of(kv_head, c), {row_max.data() + first, row_sum.data() + first, statistics_floats},
                scratch.data() + worker * worker_floats);
@@ -125,6 +127,7 @@ void drive(const Steps& steps, const EstimateCall& call, base::Executor& executo
   float* carry = row_max.data();
   executor.parallel_for(key.heads * num_chunks, [&](std::int64_t task, int worker) {
     const std::int64_t kv_head = task / num_chunks, c = task % num_chunks, head = kv_head * group;
+    const cpu::DenormalsAreZero denormals;
     const ChunkSums out{.lse = lse.data() + head * kLanes,
                         .column_sums = call.column_sums + head * call.head_stride,
                         .diagonal_sums = call.diagonal_sums + head * call.head_stride,

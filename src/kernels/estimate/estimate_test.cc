@@ -9,6 +9,8 @@
 #include <random>
 #include <string>
 
+#include "kernels/estimate/cpu/amx_emulation.h"
+#include "kernels/estimate/cpu/drive.h"
 #include "kernels/estimate/reference.h"
 
 namespace minference::kernels {
@@ -101,7 +103,18 @@ void expect_reference(const Problem& problem, const std::string& what, double re
   }
 }
 
-// The kernels that dispatch picks for the instruction set under test.
+// The AMX kernel over tiles in plain C++.
+EstimateKernel emulated_amx() {
+  EstimateKernel kernel = estimate_kernels().front();
+  kernel.name = "amx, emulated";
+  kernel.run = [](const EstimateCall& call, base::Executor& executor) {
+    estimate::drive(estimate::emulated_amx_steps(), call, executor);
+  };
+  return kernel;
+}
+
+// The kernels that dispatch picks for the instruction set under test, and where it lacks only tiles, those
+// emulated.
 std::vector<EstimateKernel> kernels_here() {
   std::vector<EstimateKernel> kernels;
   const base::Isa isa = base::choose_isa("");
@@ -109,6 +122,7 @@ std::vector<EstimateKernel> kernels_here() {
     if (&kernel == &select_estimate(isa, DType::f32, 128) ||
         &kernel == &select_estimate(isa, DType::bf16, 128))
       kernels.push_back(kernel);
+  if (isa == base::Isa::avx512bf16) kernels.push_back(emulated_amx());
   return kernels;
 }
 
@@ -154,6 +168,18 @@ TEST(Estimate, SameBitsForAnyNumberOfWorkers) {
           << kernel.name;
     }
   }
+}
+
+TEST(Estimate, EmulatedTilesGiveTheSameBits) {
+  if (base::choose_isa("") < base::Isa::amx) return;
+  Problem tiles({8, 2, 100, 1033, 96}, DType::bf16, 11), emulated({8, 2, 100, 1033, 96}, DType::bf16, 11);
+  tiles.run(estimate_kernels().front(), 1);
+  emulated.run(emulated_amx(), 1);
+  for (std::int64_t head = 0; head < 8; ++head)
+    for (std::int64_t i = 0; i < 1033; ++i) {
+      ASSERT_EQ(tiles.column(head)[i], emulated.column(head)[i]) << head << ", key " << i;
+      ASSERT_EQ(tiles.diagonal(head)[i], emulated.diagonal(head)[i]) << head << ", offset " << i;
+    }
 }
 
 // f16 has 3 bits more than bf16: values that differ only there must be told apart.

@@ -8,6 +8,7 @@ namespace {
 struct Avx2 : cpu::avx2::Simd {
   using Key = float;
   static constexpr base::DType kDirect = base::DType::f32;
+  static constexpr std::int64_t kBlockKeys = 24;
   static constexpr int kTileKeys = 6, kTileVectors = 1, kDimsPerStep = 1;
 
   static float sum(F32x16 x) {
@@ -34,7 +35,7 @@ struct Avx2 : cpu::avx2::Simd {
 }  // namespace
 
 const Steps& avx2_steps() {
-  static constexpr Steps steps{false, MainLoop<Avx2>::scan, MainLoop<Avx2>::accumulate};
+  static constexpr Steps steps = MainLoop<Avx2>::steps(false);
   return steps;
 }
 

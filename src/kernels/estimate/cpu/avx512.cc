@@ -16,7 +16,7 @@ struct Avx512 : Avx512Words {
 }  // namespace
 
 const Steps& avx512_steps() {
-  static constexpr Steps steps{false, MainLoop<Avx512>::scan, MainLoop<Avx512>::accumulate};
+  static constexpr Steps steps = MainLoop<Avx512>::steps(false);
   return steps;
 }
 

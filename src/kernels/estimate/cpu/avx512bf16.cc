@@ -23,7 +23,7 @@ struct Avx512Bf16 : Avx512Words {
 }  // namespace
 
 const Steps& avx512bf16_steps() {
-  static constexpr Steps steps{true, MainLoop<Avx512Bf16>::scan, MainLoop<Avx512Bf16>::accumulate};
+  static constexpr Steps steps = MainLoop<Avx512Bf16>::steps(true);
   return steps;
 }
 

@@ -17,9 +17,9 @@ constexpr std::int64_t kLanes = kEstimateRows;
 constexpr std::int64_t kMinChunkKeys = 1024;
 constexpr std::int64_t kMaxChunks = 64;
 
-std::int64_t chunk_keys_for(std::int64_t kv_len) {
+std::int64_t chunk_keys_for(std::int64_t kv_len, std::int64_t block_keys) {
   const std::int64_t keys = std::max(kMinChunkKeys, (kv_len + kMaxChunks - 1) / kMaxChunks);
-  return (keys + kBlockKeys - 1) / kBlockKeys * kBlockKeys;
+  return (keys + block_keys - 1) / block_keys * block_keys;
 }
 
 // query[h] -> packed [steps, 64], lanes before the first row zero.
@@ -79,7 +79,7 @@ void drive(const Steps& steps, const EstimateCall& call, base::Executor& executo
   }
 
   const std::int64_t group = query.heads / key.heads;
-  const std::int64_t chunk_keys = chunk_keys_for(kv_len);
+  const std::int64_t chunk_keys = chunk_keys_for(kv_len, steps.block_keys);
   const std::int64_t num_chunks = (kv_len + chunk_keys - 1) / chunk_keys;
   const std::int64_t packed_floats = (steps.bf16_pairs ? query.dim / 2 : query.dim) * kLanes;
   const std::int64_t statistics_floats = num_chunks * kLanes;
@@ -88,7 +88,7 @@ void drive(const Steps& steps, const EstimateCall& call, base::Executor& executo
   base::AlignedBuffer<float> row_max(query.heads * statistics_floats);  // then the carries
   base::AlignedBuffer<float> row_sum(query.heads * statistics_floats);
   base::AlignedBuffer<float> lse(query.heads * kLanes);
-  const std::int64_t worker_floats = (scratch_floats(key.dim) + 15) / 16 * 16;
+  const std::int64_t worker_floats = (scratch_floats(steps.block_keys, key.dim) + 15) / 16 * 16;
   base::AlignedBuffer<float> scratch(executor.num_workers() * worker_floats);
 
   executor.parallel_for(query.heads, [&](std::int64_t head, int) {

@@ -6,10 +6,12 @@
 //
 // Words is a Simd of src/cpu and, added to it:
 //   sum(x): of all lanes; shift_in(low, high): (low[15], high[0], ..., high[14])
-//   kTileKeys, kTileVectors: the register tile of the score loop; they divide kBlockKeys and 4
+//   kBlockKeys: Steps::block_keys; kTileKeys, kTileVectors: the register tile of the score loop, divisors of
+//   kBlockKeys and 4
 //   Key: the element that the score loop reads; kDirect: the dtype of keys that it reads in place, those of
 //   another dtype are converted first; kDimsPerStep: dimensions multiplied at once, a divisor of 8
 //   key_at(key, step): a step's elements in every lane; dot(query, key, sum): sum + one step's products
+// or, in place of the last line, a score_tile() of its own.
 
 #include <cstring>
 
@@ -24,6 +26,7 @@ struct MainLoop {
   using Key = typename Words::Key;
   static constexpr std::int64_t kWidth = 16;
   static constexpr std::int64_t kLanes = kEstimateRows;
+  static constexpr std::int64_t kBlockKeys = Words::kBlockKeys;
   static constexpr int kVectors = kLanes / kWidth;
 
   struct Scratch {
@@ -32,9 +35,11 @@ struct MainLoop {
     float* converted;  // [kBlockKeys, head_dim] keys
   };
 
+  static constexpr Steps steps(bool bf16_pairs) { return {kBlockKeys, bf16_pairs, scan, accumulate}; }
+
   static Scratch split(float* scratch) {
     float* line = scratch + kBlockKeys * kLanes;
-    return {scratch, line, line + kLineFloats};
+    return {scratch, line, line + line_floats(kBlockKeys)};
   }
 
   // Points at up to kBlockKeys keys as the score loop reads them. Rows past the end repeat the last one.
@@ -63,6 +68,15 @@ struct MainLoop {
 
   // scores [kTileKeys, 64] of kTileKeys keys and the queries of one head.
   static void score_tile(const KeyChunk& chunk, const float* query, const Key* const* rows, float* scores) {
+    if constexpr (requires { Words::score_tile(chunk, query, rows, scores); }) {
+      Words::score_tile(chunk, query, rows, scores);
+    } else {
+      score_tile_by_steps(chunk, query, rows, scores);
+    }
+  }
+
+  static void score_tile_by_steps(const KeyChunk& chunk, const float* query, const Key* const* rows,
+                                  float* scores) {
     constexpr int kKeys = Words::kTileKeys, kTileVectors = Words::kTileVectors;
     const std::int64_t steps = chunk.head_dim / Words::kDimsPerStep;
     const Float scale = Words::broadcast(chunk.scale);
@@ -128,22 +142,38 @@ struct MainLoop {
         Words::store(out.row_sum + head * out.stride + lane, Words::zero());
       }
     for_each_block(chunk, local, [&](std::int64_t head, std::int64_t, std::int64_t count) {
-      for (std::int64_t lane = 0; lane < kLanes; lane += kWidth)
+      for (std::int64_t lane = 0; lane < kLanes; lane += Words::kTileVectors * kWidth)
         add_to_statistics(local.scores + lane, count, out.row_max + head * out.stride + lane,
                           out.row_sum + head * out.stride + lane);
     });
   }
 
   static void add_to_statistics(const float* scores, std::int64_t count, float* row_max, float* row_sum) {
-    const Float old_max = Words::load(row_max);
-    Float new_max = old_max;
+    // Chains of additions that hide each other's latency.
+    constexpr int kChains = Words::kTileVectors;
+    Float largest[kChains], sum[kChains];
+#pragma GCC unroll 4
+    for (int v = 0; v < kChains; ++v) largest[v] = Words::load(row_max + v * kWidth);
     for (std::int64_t j = 0; j < count; ++j)
-      new_max = Words::maximum(new_max, Words::load(scores + j * kLanes));
-    Float sum = Words::multiply(Words::load(row_sum), exp2(Words::subtract(old_max, new_max)));
+#pragma GCC unroll 4
+      for (int v = 0; v < kChains; ++v)
+        largest[v] = Words::maximum(largest[v], Words::load(scores + j * kLanes + v * kWidth));
+#pragma GCC unroll 4
+    for (int v = 0; v < kChains; ++v) {
+      const Float before = exp2(Words::subtract(Words::load(row_max + v * kWidth), largest[v]));
+      sum[v] = Words::multiply(Words::load(row_sum + v * kWidth), before);
+    }
     for (std::int64_t j = 0; j < count; ++j)
-      sum = Words::add(sum, exp2(Words::subtract(Words::load(scores + j * kLanes), new_max)));
-    Words::store(row_max, new_max);
-    Words::store(row_sum, sum);
+#pragma GCC unroll 4
+      for (int v = 0; v < kChains; ++v) {
+        const Float score = Words::load(scores + j * kLanes + v * kWidth);
+        sum[v] = Words::add(sum[v], exp2(Words::subtract(score, largest[v])));
+      }
+#pragma GCC unroll 4
+    for (int v = 0; v < kChains; ++v) {
+      Words::store(row_max + v * kWidth, largest[v]);
+      Words::store(row_sum + v * kWidth, sum[v]);
+    }
   }
 
   static void accumulate(const KeyChunk& chunk, const ChunkSums& out, float* scratch) {

@@ -8,6 +8,7 @@ namespace {
 struct Portable : cpu::portable::Simd {
   using Key = float;
   static constexpr base::DType kDirect = base::DType::f32;
+  static constexpr std::int64_t kBlockKeys = 24;
   static constexpr int kTileKeys = 2, kTileVectors = 1, kDimsPerStep = 1;
 
   static float sum(const F32x16& x) {
@@ -32,7 +33,7 @@ struct Portable : cpu::portable::Simd {
 }  // namespace
 
 const Steps& portable_steps() {
-  static constexpr Steps steps{false, MainLoop<Portable>::scan, MainLoop<Portable>::accumulate};
+  static constexpr Steps steps = MainLoop<Portable>::steps(false);
   return steps;
 }
 

@@ -10,10 +10,6 @@ namespace minference::kernels::estimate {
 // is 0.
 inline constexpr float kMasked = -1e30f;
 
-// Keys whose scores are computed at a time: a [kBlockKeys, 64] tile of scores, the keys and one head's
-// queries share L1.
-inline constexpr std::int64_t kBlockKeys = 24;
-
 // One chunk of keys of one kv head, and the query heads that read it. Lane i of every [64] array is query row
 // q_len - 64 + i at position kv_len - 64 + i; lanes of rows before the first (q_len < 64) are computed and
 // weigh nothing.
@@ -49,6 +45,9 @@ struct ChunkSums {
 
 // What an instruction set provides; the driver (drive.h) does the rest.
 struct Steps {
+  // Keys whose scores are computed at a time: a [block_keys, 64] tile of scores, the keys and one head's
+  // queries share L1.
+  std::int64_t block_keys;
   // Packed queries: false: float values [head_dim, 64]; true: bf16 pairs (2 j, 2 j + 1) in 32-bit words
   // [head_dim / 2, 64].
   bool bf16_pairs;
@@ -57,16 +56,22 @@ struct Steps {
 };
 
 // Room for a block of diagonal sums and what a vector's unaligned store writes before them.
-inline constexpr std::int64_t kLineFloats = kBlockKeys + 16;
+constexpr std::int64_t line_floats(std::int64_t block_keys) {
+  return block_keys + 16;
+}
 
 // Floats of scratch, on a 64-byte boundary, that scan and accumulate need.
-constexpr std::int64_t scratch_floats(std::int64_t head_dim) {
-  return kBlockKeys * (head_dim + kEstimateRows) + kLineFloats;
+constexpr std::int64_t scratch_floats(std::int64_t block_keys, std::int64_t head_dim) {
+  return block_keys * (head_dim + kEstimateRows) + line_floats(block_keys);
 }
+
+// What the AMX steps take: heads of whole tile rows.
+inline constexpr std::int64_t kAmxDims = 32, kAmxMaxHeadDim = 256;
 
 const Steps& portable_steps();
 const Steps& avx2_steps();
 const Steps& avx512_steps();
 const Steps& avx512bf16_steps();
+const Steps& amx_steps();
 
 }  // namespace minference::kernels::estimate

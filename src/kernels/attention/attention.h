@@ -23,8 +23,8 @@ namespace minference::kernels {
 //
 // Inputs are finite. Kernels multiply whole tiles, and a masked pair's probability of 0 does not undo a value
 // that is not finite: it may turn rows that do not list its key to NaN, but only rows of a slice that has the
-// key for others (right of the diagonal in the diagonal's tile, columns inside the slice). Rows of slices
-// before the key never see it.
+// key for others (right of the diagonal in the diagonal's tile, columns inside the slice), or, on AMX, a key of
+// the same 32. Rows of slices before the key never see it.
 struct AttentionCall {
   base::InputHeads query;  // [num_query_heads, q_len, head_dim]
   base::InputHeads key;    // [num_kv_heads, kv_len, head_dim]

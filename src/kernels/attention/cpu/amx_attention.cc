@@ -22,6 +22,9 @@ using base::bfloat16;
 // values they share come from L3 once.
 constexpr std::int64_t kHeadsTogether = 8;
 
+// Units that a row group takes in one turn.
+constexpr int kTurnUnits = 32;
+
 alignas(64) constexpr bfloat16 kZeroRow[kMaxHeadDim] = {};
 
 void push_chunk(const Stages& stages, Pipeline& pipeline, RowGroup& rows, UnitCursor& units) {
@@ -52,8 +55,7 @@ struct Worker {
   Worker(const sparse::SparseIndex& index, std::int64_t padded_dim)
       : pipeline(1),
         groups(kHeadsTogether * 2),
-        memory(static_cast<std::size_t>(kHeadsTogether * 2 * group_bytes(padded_dim))),
-        aligned(padded_dim) {
+        memory(static_cast<std::size_t>(kHeadsTogether * 2 * group_bytes(padded_dim))) {
     heads.reserve(kHeadsTogether);
     for (std::int64_t i = 0; i < kHeadsTogether; ++i) heads.emplace_back(index, padded_dim);
     cursors.reserve(kHeadsTogether * 2);
@@ -68,7 +70,6 @@ struct Worker {
   base::AlignedBuffer<RowGroup> groups;
   base::AlignedBuffer<std::byte> memory;  // of the row groups
   std::vector<SliceUnits> heads;
-  AlignedValues aligned;
   std::vector<UnitCursor> cursors;  // a row group
 };
 
@@ -125,7 +126,6 @@ class Attention {
     constexpr float kLog2E = 1.44269504f;
     pipeline.scale = call_.softmax_scale * kLog2E;
 
-    worker.aligned.forget();
     worker.cursors.clear();
     for (std::int64_t i = 0; i < item.num_heads; ++i) {
       const std::int64_t head = item.first_head + i;
@@ -138,7 +138,7 @@ class Attention {
             head, row, std::min(item.slice.end, row + kGroupRows),
             worker.memory.data() + static_cast<std::int64_t>(g) * Worker::group_bytes(pipeline.padded_dim),
             rows);
-        worker.cursors.emplace_back(units, rows, UnitSource{&stages_, &operands_, &worker.aligned});
+        worker.cursors.emplace_back(units, rows, operands_);
         if (worker.cursors.back().done()) clear_rows(rows);
       }
     }
@@ -189,7 +189,7 @@ class Attention {
       more = false;
       for (std::size_t g = 0; g < worker.cursors.size(); ++g) {
         UnitCursor& units = worker.cursors[g];
-        for (int i = 0; i < AlignedValues::kTurnUnits && !units.done(); i += kChunkUnits) {
+        for (int i = 0; i < kTurnUnits && !units.done(); i += kChunkUnits) {
           push_chunk(stages_, pipeline, worker.groups[g], units);
         }
         more |= !units.done();
@@ -201,19 +201,18 @@ class Attention {
   // Row groups whose first unit was no measure of the others: the largest score first, then all over again.
   void repeat(Worker& worker, const SliceUnits& head, RowGroup& rows) {
     Pipeline& pipeline = worker.pipeline[0];
-    const UnitSource source = {&stages_, &operands_, &worker.aligned};
     constexpr float kLowest = -std::numeric_limits<float>::infinity();
     float* const end_of_reference = rows.reference + kGroupRows;
     std::fill(rows.reference, end_of_reference, kLowest);
     Unit unit;
     std::uint32_t masks[kUnitKeys];
-    for (UnitCursor units(head, rows, source); !units.done();) {
+    for (UnitCursor units(head, rows, operands_); !units.done();) {
       units.next(unit, masks);
       stages_.raise_reference(pipeline, rows, unit, masks);
     }
     std::replace(rows.reference, end_of_reference, kLowest, 0.0f);
     rows.has_reference = true;
-    for (UnitCursor units(head, rows, source); !units.done();) push_chunk(stages_, pipeline, rows, units);
+    for (UnitCursor units(head, rows, operands_); !units.done();) push_chunk(stages_, pipeline, rows, units);
     drain(stages_, pipeline);
   }
 

@@ -20,16 +20,16 @@ inline constexpr int kChunkUnits = 4;
 inline constexpr int kMaxHeadDim = 256;
 inline constexpr int kDimStep = 32;  // padded_dim, head_dim rounded up with zeros, is a multiple of it
 
-// 32 consecutive keys, in the order in which tile instructions read them, so that the processor's prefetchers
-// follow. A tile of keys starts at any row of a plane. One of values runs along keys, and rows that cross cache
-// lines are slow: values lie in blocks, and units between two blocks are copied together
-// (Stages::align_values).
+// 32 keys, packed in the order in which tile instructions read them, so that the processor's prefetchers follow:
+// keys [padded_dim / 32][32 keys][32], then values [padded_dim][32 keys].
 struct Unit {
-  const std::byte* key;          // a plane for every 32 dimensions: [32 keys][32]
-  std::int64_t key_plane_bytes;  // distance of the planes
-  const std::byte* value;        // [padded_dim][32 keys]
-  bool masked;                   // false: every row attends to every key
+  const std::byte* packed;
+  bool masked;  // false: every row attends to every key
 };
+
+constexpr std::int64_t unit_bytes(std::int64_t padded_dim) {
+  return 2 * padded_dim * kUnitKeys * 2;
+}
 
 // One head's 32 rows. Buffers are 64-byte aligned.
 struct RowGroup {
@@ -84,11 +84,9 @@ struct Stages {
   // 32 rows of head_dim elements each into RowGroup::query, padded_dim * 64 bytes.
   void (*pack_queries)(const base::bfloat16* const* rows, std::int64_t head_dim, std::int64_t padded_dim,
                        std::byte* query);
-  // 32 rows of head_dim elements each into a block of values, [padded_dim][32].
-  void (*pack_values)(const base::bfloat16* const* rows, std::int64_t head_dim, std::int64_t padded_dim,
-                      std::byte* block);
-  // The 32 keys that start `offset` keys into the first of two consecutive blocks.
-  void (*align_values)(const std::byte* blocks, int offset, std::int64_t padded_dim, std::byte* unit);
+  // The keys and values of 32 rows each into a unit.
+  void (*pack_unit)(const base::bfloat16* const* keys, const base::bfloat16* const* values,
+                    std::int64_t head_dim, std::int64_t padded_dim, std::byte* unit);
   // The calling thread's tile registers are its own between the two.
   void (*begin)(Pipeline& pipeline);
   void (*end)(Pipeline& pipeline);

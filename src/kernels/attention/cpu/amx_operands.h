@@ -14,15 +14,6 @@ constexpr std::int64_t round_up(std::int64_t x, std::int64_t multiple) {
   return (x + multiple - 1) / multiple * multiple;
 }
 
-constexpr std::int64_t value_block_bytes(std::int64_t padded_dim) {
-  return padded_dim * kUnitKeys * 2;
-}
-inline constexpr std::int64_t kKeyRowBytes = kDimStep * 2;  // of a plane
-// A unit that is packed by itself: keys, then values.
-constexpr std::int64_t gathered_unit_bytes(std::int64_t padded_dim) {
-  return 2 * value_block_bytes(padded_dim);
-}
-
 // Keys and values of the KV heads of one round, packed once for all rows of all their query heads, and the
 // query heads' columns, gathered. A round is as many KV heads as fit a bound of memory, and at least one.
 class PackedOperands {
@@ -35,32 +26,24 @@ class PackedOperands {
   // Packs the KV heads [first, end), a round.
   void pack(std::int64_t first_kv_head, std::int64_t end_kv_head, base::Executor& executor);
 
-  // Keys from `position` on, in the plane of dimension 0; planes are key_plane_bytes() apart.
-  const std::byte* keys(std::int64_t kv_head, std::int64_t position) const {
-    return packed(kv_head) + position * kKeyRowBytes;
-  }
-  std::int64_t key_plane_bytes() const { return key_plane_bytes_; }
-  // The block of values that holds `position`.
-  const std::byte* value_block(std::int64_t kv_head, std::int64_t position) const {
-    return packed(kv_head) + key_bytes_ + position / kUnitKeys * value_block_bytes(padded_dim_);
+  // Keys [32 block, 32 block + 32); those after the last are zeros.
+  const std::byte* block(std::int64_t kv_head, std::int64_t block) const {
+    return packed_.data() + (kv_head % heads_a_round_ * num_blocks_ + block) * unit_bytes(padded_dim_);
   }
   // Columns [32 unit, 32 unit + 32) of a query head.
   const std::byte* columns(std::int64_t head, std::int64_t unit) const {
     return columns_.data() + first_column_unit_[static_cast<std::size_t>(head)] +
-           unit * gathered_unit_bytes(padded_dim_);
+           unit * unit_bytes(padded_dim_);
   }
-  // Packs 32 keys by themselves; kNoKey gives zeros.
+  // Packs any 32 keys; kNoKey gives zeros.
   void gather(std::int64_t kv_head, const std::int32_t* positions, std::byte* unit) const;
 
  private:
-  const std::byte* packed(std::int64_t kv_head) const {
-    return packed_.data() + kv_head % heads_a_round_ * head_bytes_;
-  }
   void pack_block(std::int64_t kv_head, std::int64_t block);
 
   const AttentionCall& call_;
   const Stages& stages_;
-  std::int64_t padded_dim_, num_blocks_, key_plane_bytes_, key_bytes_, head_bytes_, heads_a_round_;
+  std::int64_t padded_dim_, num_blocks_, heads_a_round_;
   base::AlignedBuffer<std::byte> packed_;
   base::AlignedBuffer<std::byte> columns_;
   std::vector<std::int64_t> first_column_unit_;  // of each query head, in bytes

@@ -5,7 +5,7 @@
 #include "cpu/avx512.h"
 #include "kernels/attention/cpu/amx_layout.h"
 
-// Packing of queries and values for tile products (AVX-512BW). Keys need no SIMD: their rows are copied.
+// Packing for tile products (AVX-512BW).
 namespace minference::kernels::amx {
 namespace {
 
@@ -56,16 +56,20 @@ inline void pack_values(const base::bfloat16* const* rows, std::int64_t head_dim
   }
 }
 
-inline void align_values(const std::byte* blocks, int offset, std::int64_t padded_dim, std::byte* unit) {
-  alignas(64) std::uint16_t numbers[32];
-  for (int i = 0; i < 32; ++i) numbers[i] = static_cast<std::uint16_t>(offset + i);
-  const __m512i keys = _mm512_load_si512(numbers);
-  const std::int64_t block_bytes = padded_dim * 64;
-  for (std::int64_t row = 0; row < block_bytes; row += 64) {
-    const __m512i first = _mm512_load_si512(blocks + row);
-    const __m512i second = _mm512_load_si512(blocks + block_bytes + row);
-    _mm512_store_si512(unit + row, _mm512_permutex2var_epi16(first, keys, second));
+// Left operands: for every 32 dimensions 32 keys.
+inline void pack_keys(const base::bfloat16* const* rows, std::int64_t head_dim, std::int64_t padded_dim,
+                      std::byte* block) {
+  for (std::int64_t dim = 0; dim < padded_dim; dim += kDimStep) {
+    const __mmask32 lanes = lanes_before(head_dim, dim);
+    for (int i = 0; i < kUnitKeys; ++i, block += 64)
+      _mm512_store_si512(block, _mm512_maskz_loadu_epi16(lanes, rows[i] + dim));
   }
+}
+
+inline void pack_unit(const base::bfloat16* const* keys, const base::bfloat16* const* values,
+                      std::int64_t head_dim, std::int64_t padded_dim, std::byte* unit) {
+  pack_keys(keys, head_dim, padded_dim, unit);
+  pack_values(values, head_dim, padded_dim, unit + unit_bytes(padded_dim) / 2);
 }
 
 }  // namespace

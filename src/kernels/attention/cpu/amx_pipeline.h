@@ -173,12 +173,12 @@ class Stage {
   [[gnu::always_inline]] static void multiply_keys(Pipeline& pipeline, const RowGroup& group,
                                                    const Unit& unit, float* scores, Pairs& pairs,
                                                    bool ready) {
-    const std::byte* key = unit.key;
+    const std::byte* key = unit.packed;
     const std::byte* query = group.query;
     const std::byte* const end = query + pipeline.padded_dim / kDimStep * 2 * kTileBytes;
     k_step<true>(pipeline.pending, key, query, nullptr, pairs, ready);
     for (query += 2 * kTileBytes; query != end; query += 2 * kTileBytes) {
-      key += unit.key_plane_bytes;
+      key += 2 * kTileBytes;
       k_step<false>(nullptr, key, query, nullptr, pairs, true);
     }
     pipeline.pending = scores;
@@ -191,12 +191,12 @@ class Stage {
     const auto* probabilities =
         reinterpret_cast<const std::byte*>(pipeline.probabilities[chunk.probability_slot]);
     float* sums = chunk.rows->out_sums + dim * kBlockFloats;
-    const std::int64_t row = dim * kDimStep * kTileRowBytes;
-    k_step<true>(pipeline.pending, chunk.units[0].value + row, probabilities, chunk.first ? nullptr : sums,
+    const std::int64_t row = unit_bytes(pipeline.padded_dim) / 2 + dim * kDimStep * kTileRowBytes;
+    k_step<true>(pipeline.pending, chunk.units[0].packed + row, probabilities, chunk.first ? nullptr : sums,
                  pairs, ready);
     for (int k = 1; k < chunk.num_units; ++k) {
       probabilities += 2 * kTileBytes;
-      k_step<false>(nullptr, chunk.units[k].value + row, probabilities, nullptr, pairs, true);
+      k_step<false>(nullptr, chunk.units[k].packed + row, probabilities, nullptr, pairs, true);
     }
     pipeline.pending = sums;
   }
@@ -256,13 +256,8 @@ class Stage {
 
 template <class Tiles>
 constexpr Stages make_stages() {
-  return {pack_queries,
-          pack_values,
-          align_values,
-          Stage<Tiles>::begin,
-          Stage<Tiles>::end,
-          Stage<Tiles>::push,
-          Stage<Tiles>::raise_reference};
+  return {pack_queries,      pack_unit,          Stage<Tiles>::begin,
+          Stage<Tiles>::end, Stage<Tiles>::push, Stage<Tiles>::raise_reference};
 }
 
 }  // namespace

@@ -234,29 +234,39 @@ TEST(AmxAttention, ValuesOfLaterColumnsTouchNothing) {
   EXPECT_FALSE(problem.is_finite(result, 200));
 }
 
-// Row block 1 lists keys 0..27 of a tile that the cache's start clips, or 0..47; then a sink of 4 keys.
-TEST(AmxAttention, ValuesBehindClippedTilesTouchNothing) {
+// Row slices end inside blocks of 32 keys; the spoiled key is the first one after a slice.
+TEST(AmxAttention, ValuesOfLaterKeysTouchNothing) {
   if (base::available_isa() < base::Isa::avx512bf16) GTEST_SKIP() << "this machine has no AVX512_BF16";
-  const auto expect_clean = [](Problem& problem, std::int64_t spoiled_key, std::int64_t first_row) {
-    problem.spoil_value(spoiled_key);
+  for (const IndexForm form : {IndexForm::all, IndexForm::relative, IndexForm::window}) {
+    SCOPED_TRACE(static_cast<int>(form));
+    Problem problem({128, 205, 1, 1, 64});
+    HeadIndex& index = problem.index.heads[0];
+    index.form = form;
+    index.tiles = {0, -70};
+    index.local = 40;
+    index.sink = 3;
+    problem.spoil_value(problem.position(64));
     const Problem::Result result = problem.run(amx::kEmulatedStages, 1);
-    EXPECT_FALSE(problem.is_finite(result, spoiled_key));
-    for (std::int64_t row = first_row; row < first_row + 64; ++row) {
-      ASSERT_TRUE(problem.is_finite(result, row)) << "row " << row;
-    }
-  };
-  for (const std::int32_t count : {28, 48}) {
-    SCOPED_TRACE(count);
-    Problem problem({128, 128, 1, 1, 64});
-    problem.index.heads[0].form = IndexForm::relative;
-    problem.index.heads[0].tiles = {0, count - 128};
-    expect_clean(problem, count + 1, 64);
+    for (std::int64_t row = 0; row < 64; ++row) ASSERT_TRUE(problem.is_finite(result, row)) << "row " << row;
+    EXPECT_FALSE(problem.is_finite(result, 64));
   }
-  Problem problem({192, 192, 1, 1, 64});
-  problem.index.heads[0].form = IndexForm::window;
-  problem.index.heads[0].local = 16;
-  problem.index.heads[0].sink = 4;
-  expect_clean(problem, 5, 128);
+}
+
+// Tiles that meet in blocks of 32 keys, or leave gaps in them.
+TEST(AmxAttention, TilesAtAnyKey) {
+  for (const std::int64_t kv_len : {331, 352}) {
+    Problem problem({160, kv_len, 2, 1, 64});
+    problem.index.heads[0].tiles = {0, -64, -128, -200};
+    problem.index.heads[1].tiles = {-5, -69, -140, -205, -300};
+    for (HeadIndex& index : problem.index.heads) index.form = IndexForm::relative;
+    check_everywhere(problem, [&](std::int64_t head, std::int64_t row, std::int64_t k) {
+      const std::int64_t origin = problem.position(row / 64 * 64);
+      const auto& tiles = problem.index.heads[static_cast<std::size_t>(head)].tiles;
+      return k <= problem.position(row) && std::any_of(tiles.begin(), tiles.end(), [&](std::int64_t start) {
+               return k >= origin + start && k < origin + start + 64;
+             });
+    });
+  }
 }
 
 TEST(AmxAttention, Window) {

@@ -1,22 +1,25 @@
 #include "kernels/attention/cpu/amx_units.h"
 
 #include <algorithm>
+#include <bit>
 
 namespace minference::kernels::amx {
 namespace {
 
-// Two runs of tiles with one clipped tile each, and the last unit of columns.
-constexpr int kMostOwnUnits = 3;
+// The last block of keys and the last unit of columns.
+constexpr int kMostOwnUnits = 2;
 
-bool is_short(const sparse::KeyTile& tile) {
-  return tile.count < kUnitKeys;
+// Bits [begin, end) of 32.
+constexpr std::uint32_t bits(std::int64_t begin, std::int64_t end) {
+  return static_cast<std::uint32_t>((std::uint64_t{1} << end) - (std::uint64_t{1} << begin));
 }
 
 }  // namespace
 
 SliceUnits::SliceUnits(const sparse::SparseIndex& index, std::int64_t padded_dim)
-    : own_(static_cast<std::size_t>(kMostOwnUnits * gathered_unit_bytes(padded_dim))) {
+    : own_(static_cast<std::size_t>(kMostOwnUnits * unit_bytes(padded_dim))) {
   sparse::reserve_keys(index, keys_);
+  blocks_.reserve(static_cast<std::size_t>(index.kv_len / kUnitKeys + 1));
   gathered_.reserve(keys_.columns.capacity() / kUnitKeys + kMostOwnUnits);
 }
 
@@ -26,33 +29,51 @@ void SliceUnits::list(const sparse::SparseIndex& index, std::int64_t head, std::
   kv_head_ = kv_head;
   num_own_ = 0;
   gathered_.clear();
-  gather_short_tiles(operands);
-  const std::size_t num_short = gathered_.size();
+  list_blocks();
+  const std::int64_t key_end = sparse::position_of_row(index.q_len, index.kv_len, slice.end);
+  if (index.causal && !blocks_.empty() && blocks_.front().first + kUnitKeys > key_end)
+    gather_last_block(operands);
+  const std::size_t num_before = gathered_.size();
   const std::vector<std::int32_t>& columns = index.heads[static_cast<std::size_t>(head)].columns;
   list_columns(columns, head, operands);
-  if (gathered_.size() == num_short || !index.causal) return;
+  if (gathered_.size() == num_before || !index.causal) return;
   // The last unit's columns after the slice: their values must not be multiplied.
   GatheredUnit& last = gathered_.back();
-  const std::int64_t key_end = sparse::position_of_row(index.q_len, index.kv_len, slice.end);
   const auto next = std::upper_bound(columns.begin(), columns.end(), last.last);
   const auto end_of_unit = std::min<std::ptrdiff_t>(round_up(next - columns.begin(), kUnitKeys),
                                                     static_cast<std::ptrdiff_t>(columns.size()));
   if (columns[static_cast<std::size_t>(end_of_unit - 1)] >= key_end) gather_again(last, operands);
 }
 
-// A unit of such a tile would reach beyond it, to keys whose values must not be multiplied: an infinite one
-// survives a probability of 0.
-void SliceUnits::gather_short_tiles(const PackedOperands& operands) {
+// Tiles start at any key. Where they meet in a block, it is one unit.
+void SliceUnits::list_blocks() {
+  blocks_.clear();
   for (const sparse::KeyTile& tile : keys_.tiles) {
-    if (!is_short(tile)) continue;
-    GatheredUnit& unit = gathered_.emplace_back();
-    unit.first = static_cast<std::int32_t>(tile.begin);
-    unit.last = unit.first + tile.count - 1;
-    unit.complete = false;
-    for (int i = 0; i < kUnitKeys; ++i) unit.positions[i] = i < tile.count ? unit.first + i : kNoKey;
-    gather_again(unit, operands);
+    const std::int64_t end = tile.begin + tile.count;
+    for (std::int64_t first = (end - 1) / kUnitKeys * kUnitKeys; first + kUnitKeys > tile.begin;
+         first -= kUnitKeys) {
+      const std::uint32_t keys =
+          bits(std::max<std::int64_t>(tile.begin - first, 0), std::min<std::int64_t>(end - first, kUnitKeys));
+      if (!blocks_.empty() && blocks_.back().first == first) {
+        blocks_.back().keys |= keys;
+      } else {
+        blocks_.push_back({static_cast<std::int32_t>(first), keys});
+      }
+    }
   }
-  std::erase_if(keys_.tiles, is_short);
+}
+
+// It reaches beyond the slice, to keys whose values must not be multiplied: an infinite one survives a
+// probability of 0.
+void SliceUnits::gather_last_block(const PackedOperands& operands) {
+  const KeyBlock block = blocks_.front();
+  blocks_.erase(blocks_.begin());
+  GatheredUnit& unit = gathered_.emplace_back();
+  unit.first = block.first + std::countr_zero(block.keys);
+  unit.last = block.first + kUnitKeys - 1 - std::countl_zero(block.keys);
+  unit.complete = false;
+  for (int i = 0; i < kUnitKeys; ++i) unit.positions[i] = block.keys >> i & 1 ? block.first + i : kNoKey;
+  gather_again(unit, operands);
 }
 
 // The columns of `all`, in their packed units, that are in keys_, a part of them.
@@ -82,36 +103,14 @@ void SliceUnits::list_columns(const std::vector<std::int32_t>& all, std::int64_t
 }
 
 void SliceUnits::gather_again(GatheredUnit& unit, const PackedOperands& operands) {
-  std::byte* packed = own_.data() + num_own_++ * gathered_unit_bytes(operands.padded_dim());
+  std::byte* packed = own_.data() + num_own_++ * unit_bytes(operands.padded_dim());
   operands.gather(kv_head_, unit.positions, packed);
   unit.packed = packed;
 }
 
-AlignedValues::AlignedValues(std::int64_t padded_dim)
-    : padded_dim_(padded_dim), memory_(static_cast<std::size_t>(kCapacity * value_block_bytes(padded_dim))) {}
-
-void AlignedValues::forget() {
-  std::fill(std::begin(owners_), std::end(owners_), Owner{-1, -1});
-}
-
-const std::byte* AlignedValues::find_or_copy(const Stages& stages, const PackedOperands& operands,
-                                             std::int64_t kv_head, std::int64_t position) {
-  const Owner owner = {kv_head, position};
-  // The second row group asks in the order in which the first one did.
-  for (int i = 0; i < kCapacity; ++i) {
-    expected_ = (expected_ + 1) % kCapacity;
-    if (owners_[expected_] == owner) return memory_of(expected_);
-  }
-  oldest_ = (oldest_ + 1) % kCapacity;
-  owners_[oldest_] = owner;
-  stages.align_values(operands.value_block(kv_head, position), static_cast<int>(position % kUnitKeys),
-                      padded_dim_, memory_of(oldest_));
-  return memory_of(oldest_);
-}
-
-UnitCursor::UnitCursor(const SliceUnits& head, const RowGroup& rows, const UnitSource& source)
+UnitCursor::UnitCursor(const SliceUnits& head, const RowGroup& rows, const PackedOperands& operands)
     : head_(&head),
-      source_(source),
+      operands_(&operands),
       first_(rows.first_position),
       last_(rows.first_position + rows.num_rows - 1) {
   skip();
@@ -119,35 +118,27 @@ UnitCursor::UnitCursor(const SliceUnits& head, const RowGroup& rows, const UnitS
 
 void UnitCursor::next(Unit& unit, std::uint32_t* masks) {
   at_start_ = false;
-  if (tile_ < head_->tiles().size()) {
-    next_of_tile(head_->tiles()[tile_], unit, masks);
-    offset_ += kUnitKeys;
+  if (block_ < head_->blocks().size()) {
+    next_block(head_->blocks()[block_++], unit, masks);
   } else {
     next_gathered(head_->gathered()[gathered_++], unit, masks);
   }
   skip();
 }
 
-void UnitCursor::next_of_tile(const sparse::KeyTile& tile, Unit& unit, std::uint32_t* masks) {
-  // The last unit of a clipped tile ends where the tile does; keys of the unit before are masked.
-  const std::int64_t begin = tile.begin + std::min(offset_, tile.count - kUnitKeys);
-  const std::int64_t done = tile.begin + offset_ - begin;
-  const std::int64_t kv_head = head_->kv_head();
-  unit.key = source_.operands->keys(kv_head, begin);
-  unit.key_plane_bytes = source_.operands->key_plane_bytes();
-  unit.value = begin % kUnitKeys == 0
-                   ? source_.operands->value_block(kv_head, begin)
-                   : source_.aligned->find_or_copy(*source_.stages, *source_.operands, kv_head, begin);
-  unit.masked =
-      done > 0 || (tile.masked && !head_->rule().allows_all(first_, last_, begin, begin + kUnitKeys - 1));
+void UnitCursor::next_block(const KeyBlock& block, Unit& unit, std::uint32_t* masks) {
+  unit.packed = operands_->block(head_->kv_head(), block.first / kUnitKeys);
+  const bool every_row = head_->rule().allows_all(first_, last_, block.first, block.first + kUnitKeys - 1);
+  unit.masked = !every_row || block.keys != ~std::uint32_t{0};
   if (!unit.masked) return;
-  for (std::int64_t i = 0; i < kUnitKeys; ++i) masks[i] = i < done ? 0 : mask_of(begin + i);
+  for (int i = 0; i < kUnitKeys; ++i) {
+    const bool listed = block.keys >> i & 1;
+    masks[i] = !listed ? 0 : every_row ? ~std::uint32_t{0} : mask_of(block.first + i);
+  }
 }
 
 void UnitCursor::next_gathered(const GatheredUnit& gathered, Unit& unit, std::uint32_t* masks) {
-  unit.key = gathered.packed;
-  unit.key_plane_bytes = kUnitKeys * kKeyRowBytes;
-  unit.value = unit.key + value_block_bytes(source_.operands->padded_dim());
+  unit.packed = gathered.packed;
   unit.masked = !gathered.complete || !head_->rule().allows_all(first_, last_, gathered.first, gathered.last);
   if (!unit.masked) return;
   for (int i = 0; i < kUnitKeys; ++i) {
@@ -164,12 +155,9 @@ std::uint32_t UnitCursor::mask_of(std::int64_t key) const {
 }
 
 void UnitCursor::skip() {
-  const auto& tiles = head_->tiles();
-  while (tile_ < tiles.size() && (offset_ >= tiles[tile_].count || !reached(tiles[tile_].begin + offset_))) {
-    ++tile_;
-    offset_ = 0;
-  }
-  if (tile_ < tiles.size()) return;
+  const auto& blocks = head_->blocks();
+  while (block_ < blocks.size() && !reached(blocks[block_].first)) ++block_;
+  if (block_ < blocks.size()) return;
   const auto& gathered = head_->gathered();
   while (gathered_ < gathered.size() && !reached(gathered[gathered_].first)) ++gathered_;
 }

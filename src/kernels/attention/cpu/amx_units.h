@@ -11,6 +11,12 @@
 // From the index to units: what one head computes in a row slice, and the walk of its row groups over that.
 namespace minference::kernels::amx {
 
+// A block of 32 keys, [first, first + 32), as one row slice sees it. Bit i: key first + i is the slice's.
+struct KeyBlock {
+  std::int32_t first;
+  std::uint32_t keys;
+};
+
 // 32 keys that are packed by themselves, as one row slice sees them: keys that are not the slice's are kNoKey.
 struct GatheredUnit {
   const std::byte* packed;
@@ -30,86 +36,45 @@ class SliceUnits {
 
   std::int64_t kv_head() const { return kv_head_; }
   const sparse::PairRule& rule() const { return keys_.rule; }
-  const std::vector<sparse::KeyTile>& tiles() const { return keys_.tiles; }  // of 32 keys at least
+  const std::vector<KeyBlock>& blocks() const { return blocks_; }  // from the last keys to the first
   const std::vector<GatheredUnit>& gathered() const { return gathered_; }
 
  private:
+  void list_blocks();
+  void gather_last_block(const PackedOperands& operands);
   void list_columns(const std::vector<std::int32_t>& all, std::int64_t head, const PackedOperands& operands);
-  void gather_short_tiles(const PackedOperands& operands);
   void gather_again(GatheredUnit& unit, const PackedOperands& operands);
 
   std::int64_t kv_head_ = 0;
   sparse::RowSliceKeys keys_;
+  std::vector<KeyBlock> blocks_;
   std::vector<GatheredUnit> gathered_;
   base::AlignedBuffer<std::byte> own_;  // units packed for this slice
   int num_own_ = 0;
 };
 
-// Values of units that start inside a block, copied together. Both row groups of a head use a copy, one soon
-// after the other; the oldest makes room, long after the pipeline has let go of it.
-class AlignedValues {
- public:
-  // Units that a row group takes in one turn.
-  static constexpr int kTurnUnits = 32;
-
-  explicit AlignedValues(std::int64_t padded_dim);
-
-  void forget();
-
-  // The values from `position` on.
-  const std::byte* find_or_copy(const Stages& stages, const PackedOperands& operands, std::int64_t kv_head,
-                                std::int64_t position);
-
- private:
-  static constexpr int kCapacity = 2 * kTurnUnits;
-  static_assert(kCapacity > kTurnUnits + 4 * kChunkUnits);
-
-  struct Owner {
-    std::int64_t kv_head, position;
-    bool operator==(const Owner&) const = default;
-  };
-
-  std::byte* memory_of(int i) { return memory_.data() + i * value_block_bytes(padded_dim_); }
-
-  std::int64_t padded_dim_;
-  base::AlignedBuffer<std::byte> memory_;
-  Owner owners_[kCapacity];
-  int expected_ = 0;
-  int oldest_ = 0;
-};
-
-// What a cursor needs besides its head.
-struct UnitSource {
-  const Stages* stages;
-  const PackedOperands* operands;
-  AlignedValues* aligned;
-};
-
-// Walks the units of one row group: tiles in their order, then gathered units. Units that no row attends to are
-// left out.
+// Walks the units of one row group: blocks, then gathered units. Units that no row attends to are left out.
 class UnitCursor {
  public:
-  UnitCursor(const SliceUnits& head, const RowGroup& rows, const UnitSource& source);
+  UnitCursor(const SliceUnits& head, const RowGroup& rows, const PackedOperands& operands);
 
   bool at_start() const { return at_start_; }
-  bool done() const { return tile_ == head_->tiles().size() && gathered_ == head_->gathered().size(); }
+  bool done() const { return block_ == head_->blocks().size() && gathered_ == head_->gathered().size(); }
 
   // Fills in the next unit, and its masks when it is masked.
   void next(Unit& unit, std::uint32_t* masks);
 
  private:
-  void next_of_tile(const sparse::KeyTile& tile, Unit& unit, std::uint32_t* masks);
+  void next_block(const KeyBlock& block, Unit& unit, std::uint32_t* masks);
   void next_gathered(const GatheredUnit& gathered, Unit& unit, std::uint32_t* masks);
   std::uint32_t mask_of(std::int64_t key) const;
   bool reached(std::int64_t key) const { return !head_->rule().causal || key <= last_; }
   void skip();
 
   const SliceUnits* head_;
-  UnitSource source_;
+  const PackedOperands* operands_;
   std::int64_t first_, last_;  // positions of the rows
-  std::size_t tile_ = 0;
-  std::int32_t offset_ = 0;
-  std::size_t gathered_ = 0;
+  std::size_t block_ = 0, gathered_ = 0;
   bool at_start_ = true;
 };
 

@@ -214,15 +214,21 @@ nlohmann::json measure_costs(const AttentionKernel& kernel, std::int64_t length,
   };
   const sparse::SparseIndex dense = make_index(Pattern::dense, length),
                             diagonal = make_index(Pattern::diagonal, length),
+                            tiles = make_index(Pattern::tiles, length),
                             columns = make_index(Pattern::columns, length);
   const double tile = seconds_of(dense) / total(dense, &sparse::HeadWork::tiles);
   const double slices = total(diagonal, &sparse::HeadWork::row_slices);
   const double diagonal_seconds = seconds_of(diagonal);
   const double column = (seconds_of(columns) - diagonal_seconds) / total(columns, &sparse::HeadWork::columns);
+  const double added_tiles =
+      total(tiles, &sparse::HeadWork::tiles) - total(diagonal, &sparse::HeadWork::tiles);
+  const double added_runs = total(tiles, &sparse::HeadWork::runs) - total(diagonal, &sparse::HeadWork::runs);
+  const double run = (seconds_of(tiles) - diagonal_seconds - added_tiles * tile) / added_runs;
   return {{"kernel", kernel.name},
           {"length", length},
           {"head_dim", head_dim},
           {"microseconds_of_tile", tile * 1e6},
+          {"cost_of_run", run / tile},
           {"cost_of_column", column / tile},
           {"cost_of_slice", diagonal_seconds / slices / tile - 1}};
 }
@@ -292,9 +298,11 @@ nlohmann::json run(const Options& options) {
     }
     for (const std::int64_t head_dim : {128, 64}) {
       costs.push_back(measure_costs(kernel, 4096, head_dim, options.pairs));
-      std::printf("%-11s head_dim %ld: tile %.2f us, cost_of_column %.5f, cost_of_slice %.3f\n", kernel.name,
-                  head_dim, costs.back()["microseconds_of_tile"].get<double>(),
-                  costs.back()["cost_of_column"].get<double>(), costs.back()["cost_of_slice"].get<double>());
+      std::printf(
+          "%-11s head_dim %ld: tile %.2f us, cost_of_column %.5f, cost_of_run %.3f, cost_of_slice %.3f\n",
+          kernel.name, head_dim, costs.back()["microseconds_of_tile"].get<double>(),
+          costs.back()["cost_of_column"].get<double>(), costs.back()["cost_of_run"].get<double>(),
+          costs.back()["cost_of_slice"].get<double>());
     }
   }
   return {

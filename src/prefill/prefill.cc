@@ -174,6 +174,7 @@ void count_pairs(const sparse::SparseIndex& index, Statistics& statistics) {
 double cost_of(const sparse::SparseIndex& index, std::int64_t head, const kernels::AttentionKernel& kernel) {
   const sparse::HeadWork work = sparse::work_of(index, head);
   return static_cast<double>(work.tiles) + static_cast<double>(work.columns) * kernel.cost_of_column +
+         static_cast<double>(work.runs) * kernel.cost_of_run +
          static_cast<double>(work.row_slices) * kernel.cost_of_slice;
 }
 

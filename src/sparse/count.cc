@@ -39,7 +39,15 @@ std::int64_t pairs_of_relative(const SparseIndex& index, const HeadIndex& head) 
 HeadWork work_of_relative(const SparseIndex& index, const HeadIndex& head) {
   const RelativeCounter counter = counter_of(index, head);
   HeadWork work{.row_slices = counter.row_slices()};
-  for (const std::int32_t start : head.tiles) work.tiles += counter.slices_with_tile(start);
+  for (std::size_t i = 0; i < head.tiles.size();) {
+    const std::int32_t highest = head.tiles[i];
+    std::int32_t lowest = highest;
+    for (; i < head.tiles.size() && head.tiles[i] >= lowest - kKeyTile; ++i) {
+      lowest = head.tiles[i];
+      work.tiles += counter.slices_with_tile(lowest);
+    }
+    work.runs += counter.slices_with_run(lowest, highest);
+  }
   for (const std::int32_t column : head.columns) work.columns += counter.slices_with_column(column);
   return work;
 }

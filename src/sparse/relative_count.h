@@ -61,9 +61,13 @@ class RelativeCounter {
   }
 
   MINFERENCE_HD constexpr std::int64_t row_slices() const { return rest_.end; }
-  // Row slices that compute some key of the tile, and those that compute the column outside all tiles.
+  // Row slices that compute some key of the tile, or of a run of tiles from the lowest to the highest start, and
+  // those that compute the column outside all tiles.
   MINFERENCE_HD constexpr std::int64_t slices_with_tile(std::int64_t start) const {
-    return blocks_with_tile(full_, start) + blocks_with_tile(rest_, start);
+    return slices_with_run(start, start);
+  }
+  MINFERENCE_HD constexpr std::int64_t slices_with_run(std::int64_t lowest, std::int64_t highest) const {
+    return blocks_with_run(full_, lowest, highest) + blocks_with_run(rest_, lowest, highest);
   }
   MINFERENCE_HD constexpr std::int64_t slices_with_column(std::int64_t column) const {
     return blocks_with_column(full_, column) + blocks_with_column(rest_, column);
@@ -108,9 +112,10 @@ class RelativeCounter {
            blocks * right_of_diagonal;
   }
 
-  MINFERENCE_HD constexpr std::int64_t blocks_with_tile(const BlockRun& run, std::int64_t start) const {
-    return base::clamp(block_where(start, kv_len_ - 1) + 1, run.begin, run.end) -
-           base::clamp(block_where(start, 0), run.begin, run.end);
+  MINFERENCE_HD constexpr std::int64_t blocks_with_run(const BlockRun& run, std::int64_t lowest,
+                                                       std::int64_t highest) const {
+    return base::clamp(block_where(lowest, kv_len_ - 1) + 1, run.begin, run.end) -
+           base::clamp(block_where(highest, 0), run.begin, run.end);
   }
 
   MINFERENCE_HD constexpr std::int64_t uncovered_blocks(std::int64_t key, std::int64_t begin,

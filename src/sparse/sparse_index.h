@@ -81,6 +81,7 @@ std::int64_t count_all_pairs(std::int64_t q_len, std::int64_t kv_len, bool causa
 struct HeadWork {
   std::int64_t row_slices = 0;
   std::int64_t tiles = 0;    // summed over row slices
+  std::int64_t runs = 0;     // of tiles side by side, summed over row slices; of a relative index
   std::int64_t columns = 0;  // summed over row slices
 };
 HeadWork work_of(const SparseIndex& index, std::int64_t head);

@@ -31,13 +31,13 @@ void run(const AttentionCall& call, base::Executor& executor) {
 
 // Costs: docs/kernels/attention-avx512.md, "Cost constants".
 constexpr std::array kKernels = {
-    AttentionKernel{"amx", base::Isa::amx, bf16_of_packed_dim, run_amx, 1.0 / 64, 0.25, 128},
+    AttentionKernel{"amx", base::Isa::amx, bf16_of_packed_dim, run_amx, 0.0195, 0.75, 3.6, 192},
     AttentionKernel{"avx512bf16", base::Isa::avx512bf16, bf16_only, run<avx512bf16::kSliceKernel>, 0.0165,
-                    0.0, 128},
-    AttentionKernel{"avx512", base::Isa::avx512, any_shape, run<avx512::kSliceKernel>, 0.0163, 0.0, 96},
-    AttentionKernel{"avx2", base::Isa::avx2, any_shape, run<avx2::kSliceKernel>, 0.0161, 0.0, 96},
-    AttentionKernel{"portable", base::Isa::portable, any_shape, run<portable::kSliceKernel>, 0.0162, 0.06,
-                    96},
+                    0.0, 0.0, 128},
+    AttentionKernel{"avx512", base::Isa::avx512, any_shape, run<avx512::kSliceKernel>, 0.0163, 0.0, 0.0, 96},
+    AttentionKernel{"avx2", base::Isa::avx2, any_shape, run<avx2::kSliceKernel>, 0.0161, 0.0, 0.0, 96},
+    AttentionKernel{"portable", base::Isa::portable, any_shape, run<portable::kSliceKernel>, 0.0162, 0.0,
+                    0.06, 96},
 };
 
 }  // namespace

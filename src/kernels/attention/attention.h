@@ -44,6 +44,7 @@ struct AttentionKernel {
   // Throws Error(out_of_memory) before writing anything, nothing else.
   void (*run)(const AttentionCall& call, base::Executor& executor);
   double cost_of_column;  // one gathered column of one row block
+  double cost_of_run;     // tiles side by side, at any key: what a row slice pays beside the tiles
   double cost_of_slice;   // fixed cost of a row slice
   // What estimation and selection cost beside this kernel: as much as dense attention of so many rows.
   std::int64_t estimate_rows;

@@ -108,6 +108,7 @@ TEST(Attention, TheTableIsBestFirstAndEndsWithTheOneThatAlwaysRuns) {
   for (const AttentionKernel& kernel : kernels) {
     EXPECT_LE(kernel.required, kernels.front().required);
     EXPECT_GT(kernel.cost_of_column, 0);
+    EXPECT_GE(kernel.cost_of_run, 0);
     EXPECT_GE(kernel.cost_of_slice, 0);
   }
 }

@@ -316,6 +316,13 @@ void expect_head(const Case& c, std::int64_t h, const SparseIndex& index, RowSli
     ++work.row_slices;
     work.tiles += std::ssize(keys.tiles);
     work.columns += std::ssize(keys.columns);
+    if (index.heads[h].form == sparse::IndexForm::relative && !slice.dense) {
+      std::int64_t end_of_run = -1;
+      for (const auto& tile : keys.tiles) {
+        work.runs += tile.begin + tile.count != end_of_run;
+        end_of_run = tile.begin;
+      }
+    }
     for (std::int64_t row = slice.begin; row < slice.end; ++row) {
       const std::int64_t q = c.kv_len - c.q_len + row;
       std::uint8_t* visit = &visits[row * c.kv_len];
@@ -339,6 +346,7 @@ void expect_head(const Case& c, std::int64_t h, const SparseIndex& index, RowSli
   const sparse::HeadWork counted = sparse::work_of(index, h);
   ASSERT_EQ(counted.row_slices, work.row_slices);
   ASSERT_EQ(counted.tiles, work.tiles);
+  ASSERT_EQ(counted.runs, work.runs);
   ASSERT_EQ(counted.columns, work.columns);
 }
 

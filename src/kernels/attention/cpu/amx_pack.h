@@ -59,10 +59,11 @@ inline void pack_values(const base::bfloat16* const* rows, std::int64_t head_dim
 // Left operands: for every 32 dimensions 32 keys.
 inline void pack_keys(const base::bfloat16* const* rows, std::int64_t head_dim, std::int64_t padded_dim,
                       std::byte* block) {
-  for (std::int64_t dim = 0; dim < padded_dim; dim += kDimStep) {
-    const __mmask32 lanes = lanes_before(head_dim, dim);
-    for (int i = 0; i < kUnitKeys; ++i, block += 64)
-      _mm512_store_si512(block, _mm512_maskz_loadu_epi16(lanes, rows[i] + dim));
+  for (int i = 0; i < kUnitKeys; ++i, block += 64) {
+    for (std::int64_t dim = 0; dim < padded_dim; dim += kDimStep) {
+      const __m512i row = _mm512_maskz_loadu_epi16(lanes_before(head_dim, dim), rows[i] + dim);
+      _mm512_store_si512(block + dim * kUnitKeys * 2, row);
+    }
   }
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -53,6 +54,13 @@ def answer(model, token_ids: list[int], num_tokens: int) -> Answer:
     return Answer(
         out[0, len(token_ids) :].tolist(), first - begin, (last - first) / (count - 1) if count > 1 else None
     )
+
+
+def continued(model, token_ids: torch.Tensor, cache) -> torch.Tensor:
+    """Logits of tokens ``[B, n]`` that follow those of a cache, which takes them in."""
+    # Newer versions of transformers 5 have another name for it, and warn of the old one.
+    named = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
+    return model(token_ids, use_cache=True, **{named: cache}).logits
 
 
 def _copy_query(module, query, key, value, attention_mask, **_):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import sys
 
+import numpy as np
 import torch
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
@@ -120,7 +121,14 @@ class LayerPlan:
 
     def _choose_members(self, query, key, scale):
         sums = _calls.estimate(query, key, scale)
-        chosen = _calls.select(sums[0][0], sums[1][0], (self.heads.data_ptr(), len(self.heads)))
+        heads = self.heads.clone()
+        windows = heads[:, 0] == _library.A_SHAPE
+        heads[windows] = torch.tensor(patterns.vertical_slash(1, 1), dtype=torch.int32)
+        chosen = _calls.select(sums[0][0], sums[1][0], (heads.data_ptr(), len(heads)))
+        # An A-shape has the same members in every prompt.
+        for head in windows.nonzero()[:, 0].tolist():
+            for members, size in zip(chosen, self.heads[head, 1:3].tolist()):
+                members[head] = np.arange(size, dtype=np.int32)
         # Heads may have chosen different numbers; repeated members count once.
         return [
             torch.nn.utils.rnn.pad_sequence(

@@ -14,9 +14,12 @@ pytest.importorskip("transformers")
 
 from minference import HeadPatterns, patterns
 from minference.cli import main
-from minference.eval import statistics, summary
+from minference.eval import ahead, statistics, summary
 from minference.eval.journal import Journal, write_whole
-from minference.eval.settings import Setting, _scaled
+from minference.eval.settings import Methods, Setting, _scaled
+from minference.eval.tasks import PromptMaker
+from minference.eval.wording import Embedded
+from minference.needle import model as needle
 
 KEY = ("task", "seed")
 GRID = [
@@ -145,6 +148,7 @@ def test_heat_map_is_drawn(tmp_path, capsys):
         (["qa_1", "--squad", "/nowhere.json"], "No such file or directory: '/nowhere.json'"),
         (["vt", "--haystack", "/nowhere.txt"], "No such file or directory: '/nowhere.txt'"),
         (["vt", "--patterns", "/nowhere.json"], "/nowhere.json"),
+        (["vt", "--device", "cuda"], "--device must be one that PyTorch sees, got 'cuda'"),
         (["vt", "--chat"], "must have a chat template for --chat"),
         (["vt", "--lengths", "200k"], "length must be at most the model's 131072 positions, got 204800"),
         (["vt", "--lengths", "16"], "length must be at least"),
@@ -157,15 +161,74 @@ def test_bad_input_gets_one_line(tmp_path, capsys, arguments, message):
     assert not (tmp_path / "out" / "summary.md").exists()
 
 
-def test_static_wants_vertical_slash_everywhere(tmp_path, capsys):
-    layers = [[patterns.vertical_slash(100, 100)] * 7 + [patterns.a_shape()]] * 6
-    path = tmp_path / "mixed.json"
-    HeadPatterns.from_array(layers, "a test").save(path)
-    arguments = ["vt", "--lengths", "1k", "--samples", "1", "--patterns", path, "--output", tmp_path / "out"]
-    assert run(*arguments, "--attn", "static") == 1
-    assert "static needs head patterns that are all vertical-slash" in capsys.readouterr().err
-    assert run(*arguments, "--attn", "minference,vertical_only,slash_only") == 0
+def test_static_keeps_windows_and_refuses_blocks(tmp_path, capsys):
+    """An A-shape is static already: with nothing else it computes what minference does, up to whole tiles."""
+    path = tmp_path / "patterns.json"
+
+    def rows(last, methods):
+        layers = [[patterns.vertical_slash(100, 100)] * 7 + [last]] * 6
+        if last[0] == patterns.a_shape()[0]:
+            layers = [[last] * 8] * 6
+        HeadPatterns.from_array(layers, "a test").save(path)
+        arguments = ["vt", "--lengths", "2k", "--samples", "2", "--forced", "--patterns", path]
+        return run(*arguments, "--attn", methods, "--output", tmp_path / str(last), "--json")
+
+    assert rows(patterns.block_sparse(4), "static") == 1
+    assert "static needs head patterns that are all vertical-slash or A-shape" in capsys.readouterr().err
+    assert rows(patterns.block_sparse(4), "minference,vertical_only,slash_only") == 0
     capsys.readouterr()
+    assert rows(patterns.a_shape(64, 256), "minference,static") == 0
+    window, kept = json.loads(capsys.readouterr().out)["rows"]
+    assert kept["accuracy"] == window["accuracy"]
+    assert window["density"] <= kept["density"] < 1.3 * window["density"]
+
+
+def test_prompts_made_ahead_are_the_same():
+    maker = PromptMaker(needle.load()[1], Embedded)
+    wanted = [("kv_words", 512, seed) for seed in range(6)] + [("recall", 2048, 0)]
+    assert list(ahead.prompts(maker, wanted, 2)) == list(ahead.prompts(maker, wanted, 0))
+    with pytest.raises(ValueError, match="length must be at least"):
+        list(ahead.prompts(maker, [("kv_words", 16, 0)], 1))
+
+
+def test_time_limit_ends_with_what_is_there(tmp_path, capsys):
+    assert run(*GRID, "--minutes", "0", "--output", tmp_path) == 1
+    assert not (tmp_path / "summary.md").exists()
+    assert run(*GRID, "--samples", "1", "--output", tmp_path) == 0
+    capsys.readouterr()
+    assert run(*GRID, "--minutes", "0", "--output", tmp_path) == 0
+    assert "8 of 24 samples; the same command goes on" in capsys.readouterr().out
+
+
+def test_a_setting_that_fails_leaves_the_others(tmp_path, capsys, monkeypatch):
+    apply = Methods.apply
+
+    def broken(self, setting):
+        if setting.method == "static":
+            raise RuntimeError("no kernel")
+        apply(self, setting)
+
+    monkeypatch.setattr(Methods, "apply", broken)
+    assert run(*GRID, "--output", tmp_path, "--json") == 1
+    found = capsys.readouterr()
+    assert "minference: recall at 1,024 tokens with static: no kernel" in found.err
+    rows = json.loads(found.out)["rows"]
+    assert {row["attention"] for row in rows} == {"dense", "minference", "a_shape"}
+    assert all(row["samples"] == 3 for row in rows)
+
+
+def test_decoded_answers_are_the_generated_ones(tmp_path):
+    """In forced ones a narrow window has to find what decoding, which is dense, finds at once."""
+    found = {}
+    for scoring in ("generated", "decoded", "forced"):
+        options = [] if scoring == "generated" else [f"--{scoring}"]
+        assert run("number", "kv_words", "--lengths", "2k", "--samples", "5", "--attn", "dense,a_shape@0.01",
+                   "--output", tmp_path / scoring, *options) == 0  # fmt: skip
+        rows = map(json.loads, (tmp_path / scoring / "samples.jsonl").read_text().splitlines())
+        found[scoring] = {(row["task"], row["seed"], row["attention"]): row["score"] == 1 for row in rows}
+    assert found["decoded"] == found["generated"]
+    assert 0 < sum(found["decoded"].values()) < len(found["decoded"])
+    assert sum(found["forced"].values()) < sum(found["decoded"].values())
 
 
 def test_means_and_differences():

@@ -11,7 +11,7 @@ import pytest
 
 from minference import HeadPatterns, patterns, prefill_attention
 from minference.cli import main
-from minference.search import choose
+from minference.search import choose, on_device
 from minference.search.candidates import FAMILIES, templates
 from minference.search.scoring import SCORE, fit_patterns, score_patterns
 
@@ -62,6 +62,42 @@ def test_fitted_candidates_cost_the_same(layer):
             paid = cost.mean() if shared else cost.max()
             assert paid <= 0.9 or candidate.min() == 1
             assert not shared or (candidate == candidate[0]).all()
+
+
+def test_scores_of_a_device_are_those_of_the_library(layer):
+    """By calls of prefill, which a GPU has too: here on the CPU, where the library scores the same."""
+    torch = pytest.importorskip("torch")
+    tensors = [torch.from_numpy(x) for x in layer]
+    candidates = np.stack(
+        [
+            patterns.layer_array(p, 4)
+            for p in (patterns.dense(), patterns.a_shape(10, 50), patterns.vertical_slash(40, 60))
+        ]
+    )
+    expected = score_patterns(*tensors, candidates)
+    found = np.empty_like(expected)
+    on_device.score(*tensors, candidates, 0.0, found)
+    for name in ("error", "kept_mass", "kept_mass_last"):
+        assert found[name] == pytest.approx(expected[name], abs=1e-5)
+    assert (found["pairs"] == expected["pairs"]).all() and (found["all_pairs"] == expected["all_pairs"]).all()
+    assert found["cost"] == pytest.approx(expected["pairs"] / expected["all_pairs"])
+
+
+def test_sizes_fitted_on_a_device_are_the_largest(layer):
+    torch = pytest.importorskip("torch")
+    tensors = [torch.from_numpy(x) for x in layer]
+    heads, free = templates(4)
+    for shared in (False, True):
+        fitted = np.array(heads)
+        on_device.fit(*tensors[:2], fitted, free, 0.6, 0.0, shared)
+        larger = fitted.copy()
+        every = np.arange(len(free))
+        larger[every, :, 1 + free] += 1
+        for sizes, fits in ((fitted, True), (larger, False)):
+            pairs = score_patterns(*tensors, sizes)
+            paid = pairs["pairs"] / pairs["all_pairs"]
+            paid = paid.mean(1, keepdims=True) if shared else paid
+            assert ((paid <= 0.6) == fits).all() or (fits and fitted[every, :, 1 + free].min() == 1)
 
 
 @pytest.mark.parametrize(

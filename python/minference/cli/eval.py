@@ -53,10 +53,21 @@ def add_parser(subparsers) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, help="the first prompt's seed (default: %(default)s)")
     parser.add_argument("--patterns", metavar="FILE", help="head patterns (default: the model's own)")
-    parser.add_argument(
+    scoring = parser.add_mutually_exclusive_group()
+    scoring.add_argument(
+        "--decoded",
+        dest="scoring",
+        action="store_const",
+        const="decoded",
+        default="generated",
+        help="an answer is right where greedy decoding would give exactly it: one step instead of many",
+    )
+    scoring.add_argument(
         "--forced",
-        action="store_true",
-        help="score answers token by token, given the tokens before, instead of generating them",
+        dest="scoring",
+        action="store_const",
+        const="forced",
+        help="the same with the answer as part of the prompt, so that sparse attention computes its rows too",
     )
     parser.add_argument(
         "--chat",
@@ -72,6 +83,20 @@ def add_parser(subparsers) -> None:
         default=1,
         metavar="N",
         help="prompts of each task and length whose kept mass is measured too (default: %(default)s)",
+    )
+    options.add_device(parser)
+    parser.add_argument(
+        "--prompt-workers",
+        type=int,
+        metavar="N",
+        help="processes that make prompts ahead of their use (default: none on a CPU, else all cores but one)",
+    )
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        default=float("inf"),
+        metavar="M",
+        help="end after about so long, with a summary of what is there; the same command goes on (default: never)",
     )
     parser.add_argument(
         "--output",
@@ -124,12 +149,12 @@ def _identity(args, model_name: str, chat: bool) -> dict:
     return {
         "model": model_name,
         "patterns": args.patterns,
-        "forced": args.forced,
+        "scoring": args.scoring,
         "chat": chat,
         "haystack": args.haystack,
         "squad": args.squad,
         "hotpot": args.hotpot,
-        "isa": instruction_set(),
+        "isa": instruction_set() if args.device == "cpu" else args.device,
         "minference": __version__,
     }
 
@@ -191,12 +216,13 @@ def _print(rows: list[dict], critical: list[dict], paths: list[str]) -> None:
 
 def run(args) -> int:
     import json
+    import os
+    import sys
 
     from ..eval import runner, summary, tasks
     from ..eval.journal import Journal, write_whole
     from ..eval.settings import Methods
     from ..eval.wording import Embedded, Ruler
-    from ..needle import model as needle
     from .console import quiet_transformers, samples_progress
     from .machine import describe
 
@@ -205,27 +231,37 @@ def run(args) -> int:
     if not args.tasks:
         raise ValueError("TASK must be given; minference eval --list shows them")
     names, settings = tasks.named(args.tasks), _settings(args)
-    grid = runner.Grid(names, args.lengths, settings, args.samples, args.seed, args.forced, args.mass_samples)
+    grid = runner.Grid(
+        names, args.lengths, settings, args.samples, args.seed, args.scoring, args.mass_samples
+    )
     quiet_transformers()
     threads = options.set_threads(args)
-    model, tokenizer = needle.load(args.model)
+    model, tokenizer = options.load_model(args)
     embedded = options.is_embedded(args.model)
     maker = tasks.PromptMaker(
         tokenizer, Embedded if embedded else Ruler, args.chat, args.haystack, args.squad, args.hotpot
     )
-    evaluation = runner.Runner(model, tokenizer, maker, Methods(model, args.patterns), grid)
+    workers = args.prompt_workers
+    if workers is None:
+        workers = 0 if args.device == "cpu" else max(os.cpu_count() - 1, 1)
+    evaluation = runner.Runner(model, tokenizer, maker, Methods(model, args.patterns), grid, workers)
     name = "the embedded model" if embedded else args.model
     with Journal(args.output, _identity(args, name, maker.chat), runner.SAMPLE_KEY) as journal:
         with samples_progress("samples", len(grid)) as advance:
-            evaluation.run(journal, advance)
-        samples = [
-            journal.rows[task, length, seed, str(setting)]
-            for task, length, setting in (
-                (task, length, setting) for task in names for length in args.lengths for setting in settings
-            )
+            failed = evaluation.run(journal, advance, 60 * args.minutes)
+        cells = (
+            (task, length, seed, str(setting))
+            for task in names
+            for length in args.lengths
+            for setting in settings
             for seed in range(args.seed, args.seed + args.samples)
-        ]
+        )
+        samples = [journal.rows[cell] for cell in cells if cell in journal]
         folder = journal.folder
+    for (task, length, attention), reason in failed.items():
+        print(f"minference: {task} at {length:,} tokens with {attention}: {reason}", file=sys.stderr)
+    if not samples:
+        return 1
     rows = summary.summarize(samples, "dense")
     critical = summary.critical_densities(rows)
     paths = _write(folder, rows, samples, critical, f"Accuracy and density, {name}")
@@ -236,4 +272,6 @@ def run(args) -> int:
         print(json.dumps({"rows": rows, "critical_densities": critical}, indent=2))
     else:
         _print(rows, critical, paths)
-    return 0
+        if len(samples) < len(grid):
+            print(f"{len(samples):,} of {len(grid):,} samples; the same command goes on")
+    return 1 if failed else 0

@@ -69,6 +69,26 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--device",
+        default="cpu",
+        metavar="DEVICE",
+        help="where the model runs, cpu or cuda (default: %(default)s)",
+    )
+
+
+def load_model(args: argparse.Namespace):
+    """The model on its device and the tokenizer. Raises ValueError where there is no such device."""
+    import torch
+
+    from ..needle import model as needle
+
+    if torch.device(args.device).type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"--device must be one that PyTorch sees, got {args.device!r} and no CUDA device")
+    return needle.load(args.model, args.device)
+
+
 def is_embedded(model: str | None) -> bool:
     """Whether a model argument names the embedded model."""
     from ..needle import model as needle

@@ -76,6 +76,7 @@ def add_parser(subparsers) -> None:
         metavar="FOLDER",
         help="scores, report.md and map.png (default: %(default)s)",
     )
+    options.add_device(parser)
     options.add_threads(parser)
 
 
@@ -126,7 +127,6 @@ def run(args) -> int:
     from ..eval.journal import Journal, write_whole
     from ..eval.tasks import PromptMaker
     from ..eval.wording import Embedded, Ruler
-    from ..needle import model as needle
     from ..patterns import HeadPatterns
     from ..search import report
     from ..search.candidates import FAMILIES
@@ -137,7 +137,7 @@ def run(args) -> int:
     plan = _plan(args)
     quiet_transformers()
     options.set_threads(args)
-    model, tokenizer = needle.load(args.model)
+    model, tokenizer = options.load_model(args)
     embedded = options.is_embedded(args.model)
     maker = PromptMaker(tokenizer, Embedded if embedded else Ruler)
     name = "the embedded model" if embedded else args.model
@@ -147,7 +147,7 @@ def run(args) -> int:
         "levels": list(plan.levels),
         "prompts": [list(prompt) for prompt in plan.prompts],
         "families": [family.name for family in FAMILIES],
-        "isa": instruction_set(),
+        "isa": instruction_set() if args.device == "cpu" else args.device,
         "minference": __version__,
     }
     with Journal(args.work, identity, JOURNAL_KEY) as journal:

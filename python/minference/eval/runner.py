@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 import torch
 
+from ..greedy import answer, continued
 from ..report import record
-from . import scoring
+from . import ahead, scoring
 from .journal import Journal
 from .prompt import Prompt, Tokens
 from .settings import Methods, Setting, density_of_members
@@ -23,15 +24,18 @@ SAMPLE_KEY = ("task", "length", "seed", "attention")
 
 @dataclass(frozen=True)
 class Grid:
-    """What to run. forced: score answers token by token even where they could be generated. mass_samples: prompts of
-    each task and length whose kept mass is measured, which takes a dense attention more."""
+    """What to run.
+
+    scoring: of answers that end their prompt, "generated", "decoded" or "forced"; those in the middle are forced anyway.
+    mass_samples: prompts of each task and length whose kept mass is measured, which takes a dense attention more.
+    """
 
     tasks: list[str]
     lengths: list[int]
     settings: list[Setting]
     samples: int
     first_seed: int = 0
-    forced: bool = False
+    scoring: str = "generated"
     mass_samples: int = 0
 
     def prompts(self) -> Iterator[tuple[str, int, int]]:
@@ -46,11 +50,11 @@ class Grid:
 
 
 class Runner:
-    """Runs a grid on one model."""
+    """Runs a grid on one model, where the model is. workers: processes that make prompts ahead of their use."""
 
-    def __init__(self, model, tokenizer, maker: PromptMaker, methods: Methods, grid: Grid):
+    def __init__(self, model, tokenizer, maker: PromptMaker, methods: Methods, grid: Grid, workers: int = 0):
         self._model, self._tokenizer, self._maker = model, tokenizer, maker
-        self._methods, self._grid = methods, grid
+        self._methods, self._grid, self._workers = methods, grid, workers
         limit = model.config.get_text_config(decoder=True).max_position_embeddings
         for length in grid.lengths:
             if length > limit:
@@ -60,32 +64,60 @@ class Runner:
         for setting in grid.settings:
             methods.require(setting)
 
-    def run(self, journal: Journal, done: Callable[[], None]) -> None:
-        """Run what the journal lacks. Calls `done` after every sample, those found in the journal too."""
-        for task, length, seed in self._grid.prompts():
-            made = None
-            for setting in self._grid.settings:
-                if (task, length, seed, str(setting)) not in journal:
-                    made = made or self._maker.make(task, length, seed)
-                    journal.add(self._sample(task, length, seed, setting, *made))
+    def run(
+        self, journal: Journal, done: Callable[[], None], seconds: float = float("inf")
+    ) -> dict[tuple[str, int, str], str]:
+        """Run what the journal lacks, for at most about `seconds`. Calls `done` after every sample, those found in the
+        journal too.
+
+        Returns what failed, (task, length, setting): the error's text. A setting that fails is left out from there on,
+        for this task and length; others go on.
+        """
+        end = time.monotonic() + seconds
+        failed: dict[tuple[str, int, str], str] = {}
+        missing = {name: self._missing(journal, *name) for name in self._grid.prompts()}
+        for _ in range(len(self._grid) - sum(map(len, missing.values()))):
+            done()
+        wanted = [name for name, settings in missing.items() if settings]
+        made = ahead.prompts(self._maker, wanted, self._workers)
+        for (task, length, seed), (prompt, tokens) in zip(wanted, made):
+            for setting in missing[task, length, seed]:
+                if time.monotonic() > end:
+                    made.close()
+                    return failed
+                cell = (task, length, str(setting))
+                if cell not in failed:
+                    try:
+                        row = self._sample(task, length, seed, setting, prompt, tokens)
+                    except Exception as error:
+                        failed[cell] = str(error) or type(error).__name__
+                    else:
+                        journal.add(row)
                 done()
+        return failed
+
+    def _missing(self, journal: Journal, task: str, length: int, seed: int) -> list[Setting]:
+        return [
+            setting for setting in self._grid.settings if (task, length, seed, str(setting)) not in journal
+        ]
 
     def _sample(
         self, task: str, length: int, seed: int, setting: Setting, prompt: Prompt, tokens: Tokens
     ) -> dict:
         self._methods.apply(setting)
         members = self._methods.keep_members(setting, (task, length), lambda: self._calibrate(task, length))
-        generates = TASKS[task].new_tokens > 0 and prompt.ends_with_answer and not self._grid.forced
+        scored = self._grid.scoring if prompt.ends_with_answer else "forced"
         row = {"task": task, "length": length, "seed": seed, "attention": str(setting)}
         row |= {"tokens": len(tokens.ids), "depth": prompt.depth}
-        row["scored"] = "generated" if generates else "forced"
+        row["scored"] = scored
         if setting.method == "sdpa" or members is not None:
-            row |= self._answer(generates, task, prompt, tokens)
+            row |= self._answer(scored, task, prompt, tokens)
             row["density"] = 1.0 if members is None else density_of_members(members, len(tokens.ids))
         else:
             with record(self._model) as report:
-                row |= self._answer(generates, task, prompt, tokens)
-            row["density"] = report.density
+                row |= self._answer(scored, task, prompt, tokens)
+            # Calls too short for the library stay with PyTorch's dense attention.
+            row["density"] = 1.0 if report.density is None else report.density
             if seed < self._grid.first_seed + self._grid.mass_samples:
                 with record(self._model, kept_mass=True) as report:
                     self._first_token(tokens.ids)
@@ -98,14 +130,12 @@ class Runner:
         _, tokens = self._maker.make(task, length, _CALIBRATION_SEED)
         self._first_token(tokens.ids)
 
-    def _answer(self, generates: bool, task: str, prompt: Prompt, tokens: Tokens) -> dict:
-        if not generates:
+    def _answer(self, scored: str, task: str, prompt: Prompt, tokens: Tokens) -> dict:
+        if scored != "generated":
             begin = time.perf_counter()
-            likeliest = self._likeliest(tokens)
+            likeliest = self._decoded(tokens) if scored == "decoded" else self._likeliest(tokens)
             seconds = time.perf_counter() - begin
             return {"score": scoring.forced(likeliest, tokens), "seconds_to_first_token": seconds}
-        from ..greedy import answer
-
         before = tokens.ids[: tokens.answers[-1][0]]
         found = answer(self._model, before, TASKS[task].new_tokens)
         text = self._tokenizer.decode(found.tokens, skip_special_tokens=True)
@@ -116,14 +146,32 @@ class Runner:
             "seconds_to_first_token": found.seconds_to_first_token,
         }
 
+    def _on_device(self, numbers: list[int]) -> torch.Tensor:
+        return torch.tensor(numbers, device=self._model.device)
+
     @torch.inference_mode()
     def _likeliest(self, tokens: Tokens) -> dict[int, int]:
         """One pass over the prompt: for each place of an answer's token, the likeliest token there."""
         places = [place for answer in tokens.answers for place in answer]
-        before = torch.tensor([place - 1 for place in places])
-        logits = self._model(torch.tensor([tokens.ids]), use_cache=False, logits_to_keep=before).logits[0]
+        before = self._on_device([place - 1 for place in places])
+        ids = self._on_device([tokens.ids])
+        logits = self._model(ids, use_cache=False, logits_to_keep=before).logits[0]
         return dict(zip(places, logits.argmax(-1).tolist()))
 
     @torch.inference_mode()
+    def _decoded(self, tokens: Tokens) -> dict[int, int]:
+        """The same where the answer ends the prompt: prefill stops before it, as when it is generated, and the answer
+        follows over the cache, in one step."""
+        (places,) = tokens.answers
+        ids = self._on_device([tokens.ids])
+        begin, end = places[0], places[-1]
+        out = self._model(ids[:, :begin], use_cache=True, logits_to_keep=1)
+        likeliest = out.logits[0].argmax(-1).tolist()
+        if end > begin:
+            rest = continued(self._model, ids[:, begin:end], out.past_key_values)
+            likeliest += rest[0].argmax(-1).tolist()
+        return dict(zip(places, likeliest))
+
+    @torch.inference_mode()
     def _first_token(self, ids: list[int]) -> None:
-        self._model(torch.tensor([ids]), use_cache=False, logits_to_keep=1)
+        self._model(self._on_device([ids]), use_cache=False, logits_to_keep=1)

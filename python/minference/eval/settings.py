@@ -19,7 +19,7 @@ METHODS = {
     "adaptive": "95 % of the estimated mass",
     "a_shape": "the first 128 keys and a window of 3968",
     "tri_shape": "the same with the last 100 rows dense",
-    "static": "minference's budgets, their members chosen on another prompt and kept",
+    "static": "minference's patterns, their members chosen on another prompt and kept",
     "vertical_only": "minference's columns with the 50 nearest diagonals",
     "slash_only": "minference's diagonals with the first 30 columns",
     "block_sparse": "100 blocks of 64 keys for every 64 rows",
@@ -94,9 +94,13 @@ class Methods:
             raise ValueError(
                 f"{setting.method} needs head patterns with vertical-slash budgets: give --patterns FILE"
             )
-        if setting.method == "static" and not all(x.all() for x in vertical_slash):
+        with_members = (_library.VERTICAL_SLASH, _library.A_SHAPE)
+        if setting.method == "static" and not all(
+            np.isin(heads[:, 0], with_members).all() for heads in self._published
+        ):
             raise ValueError(
-                "static needs head patterns that are all vertical-slash, got others: leave it out, or give --patterns FILE"
+                "static needs head patterns that are all vertical-slash or A-shape, got others: leave it out, or give "
+                "--patterns FILE"
             )
 
     def apply(self, setting: Setting) -> None:
@@ -104,11 +108,13 @@ class Methods:
         if setting.method == "sdpa":
             restore(self._model)
             return
-        minference_patch(self._model, MInferenceConfig("dense"))
         import torch
 
+        if not hasattr(self._model, "_minference_previous"):
+            minference_patch(self._model, MInferenceConfig("dense"))
         for plan, heads in zip(self._plans(), self._layers(setting.method)):
             plan.heads = torch.from_numpy(_scaled(heads, setting.scale))
+            plan.static = False
 
     def _plans(self) -> list:
         modules = _attention_modules(self._model)

@@ -35,6 +35,6 @@ def visit_layers(model, token_ids: list[int], visit: Callable) -> None:
     try:
         for module in _attention_modules(model).values():
             module._minference.recorder = _Visitor(visit)
-        model(torch.tensor([token_ids]), use_cache=False, logits_to_keep=1)
+        model(torch.tensor([token_ids], device=model.device), use_cache=False, logits_to_keep=1)
     finally:
         restore(model)

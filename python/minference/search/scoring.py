@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from .. import _context, _library
-from .._arrays import arrays_of
+from .._arrays import arrays_of, on_cuda
 from .._checks import require_number
+from . import on_device
 
 # minference_score, so that an array of these is one of those.
 SCORE = np.dtype(
@@ -47,12 +48,15 @@ def score_patterns(query, key, value, candidates, softmax_scale: float = 0.0) ->
     -------
     ``[num_candidates, Hq]`` of `SCORE`
         error: of the output, sqrt(sum |out - dense|^2 / sum |dense|^2). cost: of attention over dense attention's, as
-        the kernel pays for tiles, columns and row blocks.
+        the kernel pays for tiles, columns and row blocks; on CUDA, the share of all causal pairs.
     """
-    arrays = arrays_of(query)
-    described = [arrays.describe(x, name) for x, name in ((query, "query"), (key, "key"), (value, "value"))]
     wanted = _candidate_array(candidates, query.shape[1])
     scores = np.empty(wanted.shape[:2], SCORE)
+    if on_cuda(query):
+        on_device.score(query, key, value, wanted, softmax_scale, scores)
+        return scores
+    arrays = arrays_of(query)
+    described = [arrays.describe(x, name) for x, name in ((query, "query"), (key, "key"), (value, "value"))]
     args = _library.ScorePatternsArgs(
         query=described[0][1],
         key=described[1][1],
@@ -86,13 +90,18 @@ def fit_patterns(
     int32 ``[num_candidates, Hq, 5]``
         The free size is 1 where even that costs more.
     """
-    arrays = arrays_of(query)
-    described = [arrays.describe(x, name) for x, name in ((query, "query"), (key, "key"))]
     wanted = _candidate_array(candidates, query.shape[1])
     free = np.ascontiguousarray(free_size, dtype=np.int32)
     if free.shape != wanted.shape[:1]:
         raise ValueError(f"free_size must have shape [{len(wanted)}], got {list(free.shape)}")
+    cost = require_number(cost, "cost", "above 0", lambda x: x > 0)
+    if on_cuda(query):
+        fitted = wanted.copy()
+        on_device.fit(query, key, fitted, free, cost, softmax_scale, shared)
+        return fitted
     fitted = np.empty_like(wanted)
+    arrays = arrays_of(query)
+    described = [arrays.describe(x, name) for x, name in ((query, "query"), (key, "key"))]
     args = _library.FitArgs(
         query=described[0][1],
         key=described[1][1],
@@ -100,7 +109,7 @@ def fit_patterns(
         candidates=wanted.ctypes.data,
         free_size=free.ctypes.data,
         num_candidates=len(wanted),
-        cost=require_number(cost, "cost", "above 0", lambda x: x > 0),
+        cost=cost,
         shared=shared,
     )
     _library.load().fit_patterns(_context.current(), args, fitted.ctypes.data)

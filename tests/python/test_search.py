@@ -12,7 +12,7 @@ import pytest
 from minference import HeadPatterns, patterns, prefill_attention
 from minference.cli import main
 from minference.search import choose, on_device
-from minference.search.candidates import FAMILIES, templates
+from minference.search.candidates import FAMILIES, KINDS, families_of, templates
 from minference.search.scoring import SCORE, fit_patterns, score_patterns
 
 SEARCH = ["--lengths", "1k", "--cost", "0.5", "--tasks", "kv_words", "--levels", "0.5,1"]
@@ -52,7 +52,7 @@ def test_scores_are_those_of_prefill(layer):
 
 
 def test_fitted_candidates_cost_the_same(layer):
-    heads, free = templates(4)
+    heads, free = templates(FAMILIES, 4)
     for shared in (False, True):
         fitted = fit_patterns(*layer[:2], heads, free, 0.9, shared=shared)
         fixed = 2 - free
@@ -83,10 +83,17 @@ def test_scores_of_a_device_are_those_of_the_library(layer):
     assert found["cost"] == pytest.approx(expected["pairs"] / expected["all_pairs"])
 
 
+def test_kinds():
+    assert families_of(KINDS) == FAMILIES
+    assert {family.pattern[0] for family in families_of(["A-shape"])} == {patterns.a_shape()[0]}
+    with pytest.raises(ValueError, match="kinds must be of A-shape, vertical-slash, block-sparse, got star"):
+        families_of(["star"])
+
+
 def test_sizes_fitted_on_a_device_are_the_largest(layer):
     torch = pytest.importorskip("torch")
     tensors = [torch.from_numpy(x) for x in layer]
-    heads, free = templates(4)
+    heads, free = templates(FAMILIES, 4)
     for shared in (False, True):
         fitted = np.array(heads)
         on_device.fit(*tensors[:2], fitted, free, 0.6, 0.0, shared)

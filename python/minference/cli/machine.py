@@ -42,7 +42,8 @@ def _commit() -> str:
 
 def _command() -> str:
     """As typed, but for an output folder outside the checkout: no result names a folder of the measuring machine."""
-    command = [os.path.basename(sys.argv[0])]
+    name = os.path.basename(sys.argv[0])
+    command = ["minference" if name == "__main__.py" else name]
     arguments = iter(sys.argv[1:])
     for argument in arguments:
         name, _, value = argument.partition("=")

@@ -42,6 +42,9 @@ def add_parser(subparsers) -> None:
         "cost",
     )
     options.add_list(
+        parser, "--kinds", str, "A-shape,vertical-slash,block-sparse", "A,B,...", "of pattern to choose from"
+    )
+    options.add_list(
         parser,
         "--tasks",
         str,
@@ -82,6 +85,7 @@ def add_parser(subparsers) -> None:
 
 def _plan(args):
     from ..eval.tasks import named
+    from ..search.candidates import families_of
     from ..search.driver import Plan
 
     tasks = named(args.tasks)
@@ -103,6 +107,7 @@ def _plan(args):
         tuple(args.levels),
         prompts(args.seed, args.samples),
         prompts(args.seed + args.samples, args.held_out),
+        families_of(args.kinds),
     )
 
 
@@ -129,7 +134,6 @@ def run(args) -> int:
     from ..eval.wording import Embedded, Ruler
     from ..patterns import HeadPatterns
     from ..search import report
-    from ..search.candidates import FAMILIES
     from ..search.driver import JOURNAL_KEY, Search
     from .console import make_console, quiet_transformers, samples_progress
     from .words import percent
@@ -146,7 +150,7 @@ def run(args) -> int:
         "cost": plan.cost,
         "levels": list(plan.levels),
         "prompts": [list(prompt) for prompt in plan.prompts],
-        "families": [family.name for family in FAMILIES],
+        "families": [family.name for family in plan.families],
         "isa": instruction_set() if args.device == "cpu" else args.device,
         "minference": __version__,
     }

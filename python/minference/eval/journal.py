@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from pathlib import Path
+
+
+# Seconds between waits for the disk, each of which may take longer than a sample on a GPU.
+_SYNC_EVERY = 1.0
 
 
 class Journal:
@@ -27,11 +32,13 @@ class Journal:
         self._file = open(self._path, "r+b" if self._path.exists() else "w+b", buffering=0)
         self._file.truncate(whole)
         self._file.seek(whole)
+        self._synced = time.monotonic()
 
     def __enter__(self) -> Journal:
         return self
 
     def __exit__(self, *_) -> None:
+        os.fsync(self._file.fileno())
         self._file.close()
 
     def _require_identity(self, identity: dict) -> None:
@@ -72,13 +79,16 @@ class Journal:
         return name in self.rows
 
     def add(self, row: dict) -> None:
-        """Append a sample; it is on the disk when this returns. A failed write leaves no part of it."""
+        """Append a sample: a kill does not lose it, a power failure may lose those of the last second. A failed write
+        leaves no part of it."""
         at = self._file.tell()
         line = json.dumps(row).encode() + b"\n"
         try:
             if self._file.write(line) != len(line):
                 raise OSError(28, "No space left on device", str(self._path))
-            os.fsync(self._file.fileno())
+            if time.monotonic() - self._synced > _SYNC_EVERY:
+                os.fsync(self._file.fileno())
+                self._synced = time.monotonic()
         except OSError as error:
             self._file.truncate(at)
             self._file.seek(at)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,11 +19,16 @@ class Family:
     free_size: int
 
     @property
+    def kind(self) -> str:
+        """Like "vertical-slash"."""
+        return pattern_words(self.pattern).split(" (")[0]
+
+    @property
     def name(self) -> str:
         """Like "vertical-slash (500, *)"."""
         sizes = list(map(str, self.pattern[1:3]))
         sizes[self.free_size] = "*"
-        return pattern_words(self.pattern).split(" (")[0] + (
+        return self.kind + (
             f" ({', '.join(sizes)})" if self.pattern[0] != patterns.block_sparse(0)[0] else " (*)"
         )
 
@@ -37,7 +43,18 @@ FAMILIES = (
 )
 
 
-def templates(num_heads: int) -> tuple[np.ndarray, np.ndarray]:
+KINDS = tuple(dict.fromkeys(family.kind for family in FAMILIES))
+
+
+def families_of(kinds: Iterable[str]) -> tuple[Family, ...]:
+    """The families of some of `KINDS`. Raises ValueError for others, or none."""
+    wanted = list(kinds)
+    if not wanted or not set(wanted) <= set(KINDS):
+        raise ValueError(f"kinds must be of {', '.join(KINDS)}, got {', '.join(wanted) or 'none'}")
+    return tuple(family for family in FAMILIES if family.kind in wanted)
+
+
+def templates(families: Sequence[Family], num_heads: int) -> tuple[np.ndarray, np.ndarray]:
     """[families, num_heads, 5] patterns and [families] free sizes, for `scoring.fit_patterns`."""
-    layers = [patterns.layer_array(family.pattern, num_heads) for family in FAMILIES]
-    return np.stack(layers), np.array([family.free_size for family in FAMILIES], dtype=np.int32)
+    layers = [patterns.layer_array(family.pattern, num_heads) for family in families]
+    return np.stack(layers), np.array([family.free_size for family in families], dtype=np.int32)

@@ -10,7 +10,7 @@ import numpy as np
 from ..eval.journal import Journal
 from ..patch import _text_config
 from . import choose, scoring
-from .candidates import FAMILIES, templates
+from .candidates import FAMILIES, Family, templates
 from .layers import visit_layers
 
 JOURNAL_KEY = ("phase", "task", "length", "seed", "layer")
@@ -19,12 +19,14 @@ JOURNAL_KEY = ("phase", "task", "length", "seed", "layer")
 @dataclass(frozen=True)
 class Plan:
     """What to search. cost: mean over heads, a share of dense attention's. levels: multiples of it that candidates are
-    fitted to; one level is Algorithm 1's equal cost, several let heads share. prompts, held_out: (task, length, seed)."""
+    fitted to; one level is Algorithm 1's equal cost, several let heads share. prompts, held_out: (task, length, seed).
+    families: to choose from."""
 
     cost: float
     levels: tuple[float, ...]
     prompts: tuple[tuple[str, int, int], ...]
     held_out: tuple[tuple[str, int, int], ...]
+    families: tuple[Family, ...] = FAMILIES
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,9 @@ class Search:
                 "uniform", prompt, lambda *layer: self._score_uniform(float(cost[0]), *layer), done
             )
         errors, costs = self._held_out("uniform")
-        uniform = {family.name: (errors[:, i], float(costs[i])) for i, family in enumerate(FAMILIES)}
+        uniform = {
+            family.name: (errors[:, i], float(costs[i])) for i, family in enumerate(self._plan.families)
+        }
         return choice, Check(found[:, 0], float(cost[0]), uniform)
 
     def _each_layer(self, phase: str, prompt: tuple, score: Callable, done: Callable[[], None]) -> None:
@@ -114,7 +118,7 @@ class Search:
         if first in self._journal:
             candidates = np.array(self._journal.rows[first]["candidates"], dtype=np.int32)
         else:
-            heads, free = templates(self._num_heads)
+            heads, free = templates(self._plan.families, self._num_heads)
             candidates = np.concatenate(
                 [
                     scoring.fit_patterns(query, key, heads, free, self._plan.cost * level, scale)
@@ -148,7 +152,7 @@ class Search:
         names = [
             f"{family.name} at {self._plan.cost * level:.3g}"
             for level in self._plan.levels
-            for family in FAMILIES
+            for family in self._plan.families
         ]
         return Choice(chosen, found, candidates, names, errors, costs)
 
@@ -158,7 +162,7 @@ class Search:
 
     def _score_uniform(self, cost: float, layer: int, tensors: tuple) -> dict:
         query, key, value, scale = tensors
-        heads, free = templates(self._num_heads)
+        heads, free = templates(self._plan.families, self._num_heads)
         fitted = scoring.fit_patterns(query, key, heads, free, cost, scale, shared=True)
         return _over_heads(scoring.score_patterns(query, key, value, fitted, scale))
 

@@ -206,16 +206,32 @@ def test_middle_answers_are_far_from_the_end(tokenizer):
 
 
 def test_lag_and_list_are_exact(tokenizer):
-    prompt, _ = tasks.PromptMaker(tokenizer, Embedded).make("lagged", 5000, 0)
-    lines = [line for line in prompt.text.splitlines() if line.startswith(("- ", "Answer: "))]
-    records, asked = [], []
-    for line in lines:
-        (records if line.startswith("- ") else asked).append(line.split(" ", 1)[1])
-        if line.startswith("Answer"):
-            assert asked[-1] == records[len(records) - 41]
+    lags = set()
+    for seed in range(3):
+        prompt, _ = tasks.PromptMaker(tokenizer, Embedded).make("lagged", 5000, seed)
+        lines = [line for line in prompt.text.splitlines() if line.startswith(("- ", "Answer: "))]
+        lag = next(i for i, line in enumerate(lines) if line.startswith("Answer")) - 1
+        lags.add(lag)
+        records, asked = [], []
+        for line in lines:
+            (records if line.startswith("- ") else asked).append(line.split(" ", 1)[1])
+            if line.startswith("Answer"):
+                assert asked[-1] == records[len(records) - 1 - lag]
+    assert len(lags) > 1 and min(lags) >= 30 and max(lags) <= 50
     prompt, _ = tasks.PromptMaker(tokenizer, Embedded).make("restated", 5000, 0)
     lines = prompt.text.splitlines()
     assert [a[2:] for a in lines if a.startswith("- ")] == [a[8:] for a in lines if a.startswith("Answer: ")]
+
+
+def test_copies_of_a_document_are_the_same(tokenizer):
+    ways_back = set()
+    for seed in range(3):
+        prompt, tokens = tasks.PromptMaker(tokenizer, Embedded).make("repeated", 6000, seed)
+        facts = re.findall(r"special magic number for (\S+) is: (\d{7})", prompt.text)
+        assert len(facts) == 2 * len(tokens.answers) and facts[: len(facts) // 2] == facts[len(facts) // 2 :]
+        places = [prompt.text.find(facts[0][1]), prompt.text.rfind(facts[0][1])]
+        ways_back.add(places[1] - places[0])
+    assert len(ways_back) == 3
 
 
 def test_near_copies_differ_by_a_digit(tokenizer):

@@ -7,7 +7,6 @@ import os
 import time
 from pathlib import Path
 
-
 # Seconds between waits for the disk, each of which may take longer than a sample on a GPU.
 _SYNC_EVERY = 1.0
 

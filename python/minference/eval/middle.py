@@ -33,34 +33,39 @@ def write_restated(count: int, seed: int, rng: random.Random, wording, haystack:
 
 
 # Records between a record and its question.
-_LAG = 40
+_LEAST_LAG, _MOST_LAG = 30, 50
 
 
 def write_lagged(count: int, seed: int, rng: random.Random, wording, haystack: Haystack) -> Draft:
-    """After every record, the record that came 40 before it is asked for: the way back stays about the same over the
-    whole prompt, a slash further than a short window."""
-    records = [(key, number(rng)) for key in distinct(lambda: word_key(rng), _LAG + count)]
+    """After every record, the record that came 30 to 50 before it is asked for: the way back stays about the same over
+    the whole prompt, a slash further than a short window, and differs from prompt to prompt."""
+    lag = rng.randint(_LEAST_LAG, _MOST_LAG)
+    records = [(key, number(rng)) for key in distinct(lambda: word_key(rng), lag + count)]
     parts = [Part(RECORDS_HEADER)]
     for i, (key, value) in enumerate(records):
         parts.append(Part(f"- {key}: {value}\n"))
-        if i >= _LAG:
-            parts += _answered(*records[i - _LAG])
+        if i >= lag:
+            parts += _answered(*records[i - lag])
     return Draft(tuple(parts))
 
 
-# Facts in a document that is given twice.
-_REPEATED_FACTS = 32
+# Facts in a document that is given twice, and the most lines of other text between.
+_REPEATED_FACTS, _MOST_BETWEEN = 32, 15
 
 
 def write_repeated(count: int, seed: int, rng: random.Random, wording, haystack: Haystack) -> Draft:
-    """A document with facts, then the same document again, as where a file is edited or quoted: every fact of the second
-    copy is scored. Nothing asks; the way back is exactly the same for all rows, one slash."""
+    """A document with facts, some other lines, then the same document again, as where a file is edited or quoted: every
+    fact of the second copy is scored. Nothing asks; the way back is exactly the same for all rows, one slash."""
     keys = distinct(lambda: wording.key(rng), _REPEATED_FACTS)
     values = distinct(lambda: number(rng), _REPEATED_FACTS)
     places = sorted(rng.random() for _ in keys)
-    lines = Lines(haystack.lines(f"repeated {seed}", (*keys, *values))).take(count)
-    copies = []
+    between = rng.randint(0, _MOST_BETWEEN)
+    lines = Lines(haystack.lines(f"repeated {seed}", (*keys, *values))).take(count + between)
+    other, lines = "".join(lines[:between]), lines[between:]
+    copies: list[Part] = []
     for scored in (False, True):
+        if scored:
+            copies.append(Part(other))
         facts = []
         for place, key, value in zip(places, keys, values):
             before, found, after = wording.fact(key, value, "numbers").rpartition(f" {value}")

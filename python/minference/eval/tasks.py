@@ -46,7 +46,7 @@ TASKS: dict[str, Task] = {
     "two_hops": Task(chains.write_two_hops, 12, "a number whose key is hidden too"),
     "early_question": Task(middle.write_early_question, 12, "asked before the text, answered after it"),
     "restated": Task(middle.write_restated, 0, "a list of records and the same list again"),
-    "lagged": Task(middle.write_lagged, 0, "after every record, the one 40 before is asked for"),
+    "lagged": Task(middle.write_lagged, 0, "after every record, one 30 to 50 before is asked for"),
     "repeated": Task(middle.write_repeated, 0, "a document with facts, given twice"),
     "recall": Task(middle.write_recall, 0, "a dozen questions answered in the middle of the prompt"),
 }

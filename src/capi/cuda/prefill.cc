@@ -213,13 +213,13 @@ class CheckedPrefillCall {
  public:
   explicit CheckedPrefillCall(const minference_cuda_prefill_call* given)
       : call_(checked_struct(given, "call")), paged_(call_.block_table != nullptr) {
+    key_ = call_.key, value_ = call_.value;
+    if (paged_) check_pages();
+    layer_ = check_layer(call_.query, key_, &value_, &call_.out, &call_.lse, Memory::cuda);
     check_alignment(call_.query, "query");
     check_alignment(call_.key, "key");
     check_alignment(call_.value, "value");
     check_alignment(call_.out, "out");
-    key_ = call_.key, value_ = call_.value;
-    if (paged_) check_pages();
-    layer_ = check_layer(call_.query, key_, &value_, &call_.out, &call_.lse, Memory::cuda);
     base::require(layer_.kv_len <= kMaxKeys, "key.shape[2]", "must be at most 2^27", layer_.kv_len,
                   base::ErrorCode::unsupported);
     causal_ = checked_causal(call_.non_causal);

@@ -36,6 +36,7 @@ template void minference::kernels::cuda::sm80::launch_attention_kernels<@element
 endforeach()
 
 minference_cuda_library(minference_cuda_sm90 OBJECT 90a-real
+  ${attention}/sm90/blocks.cu
   ${attention}/sm90/launch.cu
   ${attention}/sm90/prepare.cu
   ${attention}/sm90/instantiations/bf16_d64.cu

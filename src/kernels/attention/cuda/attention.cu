@@ -20,17 +20,17 @@ constexpr auto kUnsupported = base::ErrorCode::unsupported;
 
 // What a call asks for beyond what every kernel does.
 struct Demands {
-  bool non_causal = false, blocks = false, dense_rows = false, unaligned = false;
+  bool non_causal = false, dense_rows = false, unaligned = false, many_blocks = false;
 
   static Demands of(const DeviceAttentionCall& call) {
     return {.non_causal = !call.causal,
-            .blocks = call.index.row_offsets != nullptr,
             .dense_rows = call.index.last_dense_rows != nullptr,
             .unaligned = !(is_aligned(call.query) && is_aligned(call.key) && is_aligned(call.value) &&
-                           is_aligned(call.out))};
+                           is_aligned(call.out)),
+            .many_blocks = !sm90::can_plan_blocks(call)};
   }
 
-  bool none() const { return !(non_causal || blocks || dense_rows || unaligned); }
+  bool none() const { return !(non_causal || dense_rows || unaligned || many_blocks); }
 
  private:
   template <class View>

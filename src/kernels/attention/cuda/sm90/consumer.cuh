@@ -52,13 +52,13 @@ class Consumer {
 
   __device__ __forceinline__ void run() {
     using minference::cuda::warp_uniform;
-    if (half_ == 0) minference::cuda::named_barrier_arrive<2 * kWarpgroup>(kTurnOfLowerHalf);
     wait_for_item();
     if (warp_uniform(item().head) < 0) return;
     load_query();
     if (lane() == 0) shared_.query_empty.arrive();
     StepTiles now = begin_item(0);
     issue_first_scores(now);
+    if (half_ == 1) minference::cuda::named_barrier_arrive<2 * kWarpgroup>(kTurnOfLowerHalf);
     find_next(1);
     finish_first_softmax(now, mask_of(0, now));
     clear_output();
@@ -147,9 +147,8 @@ class Consumer {
     using minference::cuda::warp_uniform;
     first_use_ = first_use;
     if constexpr (!Config::kPairs) {
-      lead_use_ = first_use + (half_ == 0 ? warp_uniform(item().lead) : 0);
-      order_at_ = item().order_at / 2;
-      order_ = {0, item().second};
+      order_at_ = item().order_at[half_] / 2;
+      order_ = {item().first[half_][0], item().first[half_][1]};
     }
     find_next(0);
     return tiles_of(0);
@@ -162,7 +161,7 @@ class Consumer {
       const int first = use_after(first_use_, 2 * number);  // even, as is every ring's size
       next_ = {first, first + 1};
     } else {
-      next_ = {use_after(lead_use_, order_.x), use_after(lead_use_, order_.y)};
+      next_ = {use_after(first_use_, order_.x), use_after(first_use_, order_.y)};
       next_.packed = minference::cuda::warp_uniform(next_.packed);
       order_ = __ldg(reinterpret_cast<const int2*>(plan_.order) + ++order_at_);
     }
@@ -183,11 +182,6 @@ class Consumer {
     const KeyUse first(tiles.first()), second(tiles.second());
     minference::cuda::wait_for_both(shared_.key_full[first.slot], first.parity, shared_.key_full[second.slot],
                                     second.parity);
-  }
-
-  __device__ __forceinline__ void wait_for_keys_of(int use) {
-    const KeyUse at(use);
-    shared_.key_full[at.slot].wait(at.parity);
   }
 
   __device__ __forceinline__ void wait_for_values(StepTiles tiles) {
@@ -262,18 +256,13 @@ class Consumer {
   // Issues the scores of a step and the product of the one before.
   //
   // A barrier's parity tells one fill of a slot from the next, not from the one after. The fill before the one
-  // waited for must therefore have arrived, and if it was the other half's alone, only the other half knows: of
-  // a step's second tile it is known once that half has had its turn.
+  // waited for must therefore have arrived, and if it was the other half's alone, only the other half knows:
+  // paired_lists_test.cc shows that it has had its turn with that tile by then.
   __device__ __forceinline__ void issue(StepTiles now, StepTiles before) {
     using namespace minference::cuda;
-    if constexpr (Config::kPairs) {
-      wait_for_keys(now);
-      named_barrier_sync<2 * kWarpgroup>(kTurnOfLowerHalf + half_);
-    } else {
-      wait_for_keys_of(now.first());
-      named_barrier_sync<2 * kWarpgroup>(kTurnOfLowerHalf + half_);
-      wait_for_keys_of(now.second());
-    }
+    if constexpr (Config::kPairs) wait_for_keys(now);
+    named_barrier_sync<2 * kWarpgroup>(kTurnOfLowerHalf + half_);
+    if constexpr (!Config::kPairs) wait_for_keys(now);
     wgmma_fence();
     issue_scores(now);
     wgmma_commit();
@@ -486,7 +475,6 @@ class Consumer {
   Softmax softmax_;
   StepTiles next_;          // what find_next() found
   int first_use_;           // of the rings, by the item's entry 0
-  int lead_use_;            // plus the half's lead
   int order_at_;            // of the pair of tiles that `order_` holds
   int2 order_;              // of the tiles of the step behind `next_`
   int item_use_ = 0;        // of the ring of items, modulo its period

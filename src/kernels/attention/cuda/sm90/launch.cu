@@ -7,6 +7,7 @@
 
 #include "base/arithmetic.h"
 #include "kernels/attention/cuda/cover.h"
+#include "kernels/attention/cuda/sm90/paired_lists.h"
 #include "kernels/attention/cuda/sm90/plan.h"
 
 namespace minference::kernels::cuda::sm90 {
@@ -31,13 +32,32 @@ bool serves_head_dim(std::int64_t head_dim) {
   return head_dim == 64 || head_dim == 96 || head_dim == 128;
 }
 
+namespace {
+
+std::int64_t items_per_head(const DeviceAttentionCall& call) {
+  return base::divide_up<std::int64_t>(call.query.rows, kItemRows);
+}
+
+std::int64_t block_words(const DeviceAttentionCall& call) {
+  if (call.index.row_offsets == nullptr) return 0;
+  // An item's lists begin behind all that the items before it can need.
+  return words_of_paired_lists(call.index.block_capacity) + words_of_paired_lists(0) * items_per_head(call);
+}
+
+}  // namespace
+
+bool can_plan_blocks(const DeviceAttentionCall& call) {
+  constexpr std::int64_t kMost = std::int64_t{1} << 30;
+  return call.query.heads * block_words(call) < kMost;
+}
+
 Plan lay_out(const DeviceAttentionCall& call, base::Arena& arena) {
   using base::round_up;
   const std::int64_t num_heads = call.query.heads, kv_len = call.key.rows, q_len = call.query.rows;
   Plan plan = {};
   plan.schedule.num_kv_heads = static_cast<std::int32_t>(call.key.heads);
   plan.schedule.group = static_cast<std::int32_t>(num_heads / call.key.heads);
-  plan.schedule.items_per_head = static_cast<std::int32_t>(base::divide_up<std::int64_t>(q_len, kItemRows));
+  plan.schedule.items_per_head = static_cast<std::int32_t>(items_per_head(call));
   plan.q_len = static_cast<std::int32_t>(q_len);
   plan.kv_len = static_cast<std::int32_t>(kv_len);
   plan.tile_capacity = call.index.tile_capacity;
@@ -46,13 +66,15 @@ Plan lay_out(const DeviceAttentionCall& call, base::Arena& arena) {
   // A relative head has at most two entries a tile; the dense list reaches from 128 behind an item to key 0.
   plan.entry_capacity = static_cast<std::int32_t>(
       round_up<std::int64_t>(std::max<std::int64_t>(2 * plan.tile_capacity, kv_len / kTileKeys + 6), 2));
+  plan.block_words = static_cast<std::int32_t>(block_words(call));
   plan.cover_words = static_cast<std::int32_t>(cover_words(kv_len));
   plan.columns = call.index.columns;
   plan.next_item = arena.take<std::int32_t>(1);
   plan.items = arena.take<Item>(plan.schedule.num_items() + 1);
-  plan.entries = arena.take<Entry>((num_heads + 1) * plan.entry_capacity);
-  plan.order = arena.take<std::int32_t>((num_heads + 1) * plan.entry_capacity +
-                                        plan.gathered_capacity / kTileKeys + kOrderAhead);
+  const std::int64_t listed = (num_heads + 1) * plan.entry_capacity, blocks = num_heads * plan.block_words;
+  plan.entries = arena.take<Entry>(listed + blocks);
+  plan.order =
+      arena.take<std::int32_t>(2 * listed + blocks + plan.gathered_capacity / kTileKeys + kOrderAhead);
   plan.cover = arena.take<std::uint32_t>(num_heads * plan.cover_words);
   const std::int64_t gathered = num_heads * plan.gathered_capacity * call.key.dim;
   plan.gathered_key = arena.take<std::uint16_t>(gathered);

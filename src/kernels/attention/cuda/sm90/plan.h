@@ -29,7 +29,9 @@ struct Entry {
   static MINFERENCE_HD constexpr Entry relative(std::int32_t start, std::int32_t halves) {
     return {start * 8 + halves};
   }
-  static MINFERENCE_HD constexpr Entry absolute(std::int32_t start) { return {start * 8 + 4 + 3}; }
+  static MINFERENCE_HD constexpr Entry absolute(std::int32_t start, std::int32_t halves) {
+    return {start * 8 + 4 + halves};
+  }
 
   MINFERENCE_HD constexpr std::int32_t halves() const { return bits & 3; }
   MINFERENCE_HD constexpr std::int32_t start(std::int32_t item_position) const {
@@ -38,28 +40,29 @@ struct Entry {
 };
 
 // An item loads its entries and then its columns, 64 a tile; entries e are counted through both.
-// Half h computes the entries order[order_at + j] + (h == 0 ? lead : 0) for j < tiles[h], then every column
-// tile.
+// Half h computes the entries order[order_at[h] + j] for j < tiles[h], then every column tile; a step whose two
+// entries are one computes it once.
 struct alignas(16) Item {
   std::int32_t head;       // query head; -1 ends the schedule
   std::int32_t first_row;  // of the call
   std::int32_t entries_at;
   std::int32_t num_entries;
   std::int32_t tiles[2];
-  std::int32_t order_at;
-  std::int32_t lead;
-  std::int32_t second;       // order[order_at + 1], so that a first step need not wait for it
+  std::int32_t order_at[2];  // even
+  std::int16_t first[2][2];  // of each half, order[order_at] and the next, so that a first step need not wait
   std::int32_t num_columns;  // columns at or before the item's last row
   std::int32_t local;        // window rule; -1: none
   std::int32_t sink;
   // Steps [1, plain_steps[h]) of half h are two tiles whose every key is seen by every row.
   std::int32_t plain_steps[2];
-  std::int32_t unused[2];
+  std::int32_t unused;
 
   MINFERENCE_HD constexpr std::int32_t column_tiles() const {
     return (num_columns + kTileKeys - 1) / kTileKeys;
   }
 };
+
+static_assert(sizeof(Item) == 64);
 
 // Device memory of one call, laid out by lay_out().
 struct Plan {
@@ -68,14 +71,17 @@ struct Plan {
   std::int32_t kv_len;
   std::int32_t tile_capacity;      // of the index
   std::int32_t entry_capacity;     // of one list of entries; even
+  std::int32_t block_words;        // of `entries` and of `order` for one head's block lists; even
   std::int32_t column_capacity;    // of one head's columns in the index
   std::int32_t gathered_capacity;  // of one head's gathered columns; a multiple of 64
   std::int32_t cover_words;        // of one head's cover
 
   std::int32_t* next_item;  // work counter
   Item* items;              // [num_items + 1], the last one ends the schedule
-  Entry* entries;  // [num_query_heads + 1, entry_capacity]; the last list is the dense one, see prepare.cu
-  std::int32_t* order;          // the same shape, and room behind the last list for what is read ahead
+  Entry* entries;  // [num_query_heads + 1, entry_capacity]; the last list is the dense one, see prepare.cu. Then
+                   // [num_query_heads, block_words]
+  std::int32_t* order;  // [num_query_heads + 1, 2 halves, entry_capacity], [num_query_heads, block_words], and room
+                        // for what is read ahead
   std::uint32_t* cover;         // [num_query_heads, cover_words]
   const std::int32_t* columns;  // the index's
   void* gathered_key;           // [num_query_heads, gathered_capacity, head_dim], zero behind the last column
@@ -84,6 +90,9 @@ struct Plan {
 
 // Takes the plan's device memory from `arena`.
 Plan lay_out(const DeviceAttentionCall& call, base::Arena& arena);
+
+// Fills the items of heads of form `blocks`, and their entries and orders.
+void prepare_blocks(const DeviceAttentionCall& call, const Plan& plan, Stream stream);
 
 // Fills the plan's device memory and gathers the columns' keys and values.
 void prepare_plan(const DeviceAttentionCall& call, const Plan& plan, Stream stream);

@@ -10,6 +10,7 @@
 
 #include "cuda/error.h"
 #include "kernels/attention/cuda/cover.h"
+#include "kernels/attention/cuda/sm90/count_below.cuh"
 #include "kernels/attention/cuda/sm90/plan.h"
 
 namespace minference::kernels::cuda::sm90 {
@@ -37,32 +38,19 @@ __device__ int entries_at_or_before_key_zero(const Entry* entries, int count, in
   return low;
 }
 
-// The number of values below `limit` in an ascending list.
-__device__ int count_below(const std::int32_t* values, int count, int limit) {
-  int low = 0, high = count;
-  while (low < high) {
-    const int middle = (low + high) / 2;
-    if (values[middle] < limit) {
-      low = middle + 1;
-    } else {
-      high = middle;
-    }
-  }
-  return low;
-}
-
 struct HeadLists {
   const std::int32_t* tiles;
   const std::int32_t* columns;
   Entry* entries;
-  std::int32_t* order;
+  std::int32_t* order[2];  // by half
   std::uint32_t* cover;
 };
 
 __device__ HeadLists lists_of(const DeviceIndex& index, const Plan& plan, int head) {
   const std::int64_t h = head;
   return {index.tiles + h * plan.tile_capacity, index.columns + h * plan.column_capacity,
-          plan.entries + h * plan.entry_capacity, plan.order + h * plan.entry_capacity,
+          plan.entries + h * plan.entry_capacity,
+          {plan.order + 2 * h * plan.entry_capacity, plan.order + (2 * h + 1) * plan.entry_capacity},
           plan.cover + h * plan.cover_words};
 }
 
@@ -84,7 +72,8 @@ __device__ void list_relative(const HeadLists& lists, int num_tiles, const Plan&
     __syncthreads();
     if (valid) {
       const int upper = j + breaks_before + breaks;
-      lists.order[j] = upper;
+      lists.order[0][j] = upper + 1;
+      lists.order[1][j] = upper;
       if (begins_run || j == 0) lists.entries[upper] = Entry::relative(start + kHalfRows, 2);
       lists.entries[upper + 1] = Entry::relative(start, ends_run ? 1 : 3);
       const CoverBits covered = CoverBits::of_tile(plan.kv_len, start);
@@ -103,7 +92,7 @@ __device__ int list_window(const HeadLists& lists, const DeviceHead& head, int r
   const int sink_tiles = (head.sink + kTileKeys - 1) / kTileKeys;
   for (int e = threadIdx.x; e < min(run + sink_tiles, plan.entry_capacity); e += kPrepareThreads) {
     lists.entries[e] = e < run ? Entry::relative(kTileKeys - kTileKeys * e, 3)
-                               : Entry::absolute(kTileKeys * (sink_tiles - 1 - (e - run)));
+                               : Entry::absolute(kTileKeys * (sink_tiles - 1 - (e - run)), 3);
   }
   return sink_tiles;
 }
@@ -112,11 +101,11 @@ __device__ Item dense_item(const Plan& plan, int item_position) {
   const int dense_list = plan.schedule.num_kv_heads * plan.schedule.group * plan.entry_capacity;
   Item item = {};
   item.entries_at = dense_list + kDense;
-  item.order_at = dense_list;
+  item.order_at[0] = item.order_at[1] = 2 * dense_list;
   // Down to the tile that holds key 0, and to an even number: the last one may lie before it.
   item.num_entries = ((item_position + kItemRows - 1) / kTileKeys + 2) / 2 * 2;
   item.tiles[0] = item.tiles[1] = item.num_entries;
-  item.second = 1;
+  item.first[0][1] = item.first[1][1] = 1;
   item.local = -1;
   // Entries start 64, 0, -64, .. from the item's first row; step 0 holds both halves' diagonals.
   item.plain_steps[0] = item.plain_steps[1] = (item_position / kTileKeys + 2) / 2;
@@ -144,9 +133,9 @@ __device__ Item relative_item(const HeadLists& lists, const DeviceHead& head, in
                               const Plan& plan, int item_position) {
   Item item = {};
   item.entries_at = list;
-  item.order_at = list;
+  item.order_at[0] = 2 * list;
+  item.order_at[1] = 2 * list + plan.entry_capacity;
   item.local = -1;
-  item.lead = 1;
   item.num_columns = count_below(lists.columns, head.num_columns, item_position + kItemRows);
   item.num_entries = entries_at_or_before_key_zero(lists.entries, num_entries, item_position);
   if (item.num_columns == 0) {
@@ -161,10 +150,10 @@ __device__ Item relative_item(const HeadLists& lists, const DeviceHead& head, in
       return item;
     }
   }
-  item.tiles[0] = count_below(lists.order, head.num_tiles, item.num_entries - 1);
-  item.tiles[1] = count_below(lists.order, head.num_tiles, item.num_entries);
-  item.second = head.num_tiles > 1 ? lists.order[1] : 0;
   for (int half = 0; half < 2; ++half) {
+    item.tiles[half] = count_below(lists.order[half], head.num_tiles, item.num_entries);
+    for (int j = 0; j < min(2, head.num_tiles); ++j)
+      item.first[half][j] = static_cast<std::int16_t>(lists.order[half][j]);
     // Of a half's tiles only the first reaches its rows, and only the last may begin before key 0.
     const int tiles = item.tiles[half];
     const bool clipped = tiles > 0 && item_position + half * kHalfRows + lists.tiles[tiles - 1] < 0;
@@ -182,7 +171,7 @@ __global__ void prepare_kernel(const DeviceIndex index, const Plan plan) {
   if (h == num_heads) {
     for (int e = threadIdx.x; e < plan.entry_capacity; e += kPrepareThreads) {
       lists.entries[e] = Entry::relative(kItemRows - kTileKeys * e, 3);
-      lists.order[e] = e;
+      lists.order[0][e] = e;
     }
     if (threadIdx.x == 0) {
       plan.items[plan.schedule.num_items()] = {.head = -1};
@@ -195,9 +184,10 @@ __global__ void prepare_kernel(const DeviceIndex index, const Plan plan) {
   head.local = min(head.local, plan.kv_len);
   head.sink = min(head.sink, plan.kv_len);
   int num_entries = 0, run = 0, sink_tiles = 0;
+  if (head.form == sparse::IndexForm::blocks) return;  // prepare_blocks()
   if (head.form == sparse::IndexForm::relative) {
     list_relative(lists, head.num_tiles, plan);
-    num_entries = head.num_tiles > 0 ? lists.order[head.num_tiles - 1] + 2 : 0;
+    num_entries = head.num_tiles > 0 ? lists.order[0][head.num_tiles - 1] + 1 : 0;
   } else if (head.form == sparse::IndexForm::window) {
     run = (kItemRows - 2 + head.local) / kTileKeys + 1;
     sink_tiles = list_window(lists, head, run, plan);
@@ -248,6 +238,7 @@ void prepare_plan(const DeviceAttentionCall& call, const Plan& plan, Stream stre
   const int num_heads = static_cast<int>(call.query.heads);
   prepare_kernel<<<num_heads + 1, kPrepareThreads, 0, stream>>>(call.index, plan);
   check(cudaGetLastError(), "launching the attention plan");
+  if (call.index.row_offsets != nullptr) prepare_blocks(call, plan, stream);
   if (call.index.heads == nullptr || plan.gathered_capacity == 0) return;
   constexpr int kElements = sizeof(uint4) / 2;
   const int row_chunks = static_cast<int>(call.key.dim) / kElements;

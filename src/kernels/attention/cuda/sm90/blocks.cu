@@ -1,0 +1,166 @@
+// Makes the items of heads whose row blocks each have a list of key blocks: paired_lists.h has the rule.
+#include "cuda/error.h"
+#include "cuda/math.cuh"
+#include "kernels/attention/cuda/sm90/count_below.cuh"
+#include "kernels/attention/cuda/sm90/paired_lists.h"
+#include "kernels/attention/cuda/sm90/plan.h"
+
+namespace minference::kernels::cuda::sm90 {
+
+namespace {
+
+using minference::cuda::kAllLanes;
+
+constexpr int kItemsOfBlock = 8;  // one a warp
+constexpr int kLanes = 32;
+
+// Of one row block, those before its last row's end, ascending.
+struct KeyBlocks {
+  const std::int32_t* blocks;
+  std::int32_t count;
+  std::int32_t far;  // those before the first near block
+
+  __device__ bool holds(std::int32_t block) const {
+    const int at = count_below(blocks, far, block);
+    return at < far && blocks[at] == block;
+  }
+};
+
+// Walks a half's far blocks in descending order, a lane a block. Calls visit(block, is_shared, rank) with the
+// block's rank among those that both halves list, or among those that this half lists alone; returns how many are
+// shared.
+template <class Visit>
+__device__ int for_each_far_block(const KeyBlocks& own, const KeyBlocks& other, Visit visit) {
+  const int lane = static_cast<int>(threadIdx.x) % kLanes;
+  const std::uint32_t before_lane = (1u << lane) - 1;
+  int shared_before = 0;
+  for (int begin = 0; begin < own.far; begin += kLanes) {
+    const int n = begin + lane;
+    const bool valid = n < own.far;
+    const std::int32_t block = valid ? own.blocks[own.far - 1 - n] : 0;
+    const bool is_shared = valid && other.holds(block);
+    const std::uint32_t shared = __ballot_sync(kAllLanes, is_shared);
+    const int shared_rank = shared_before + __popc(shared & before_lane);
+    if (valid) visit(block, is_shared, is_shared ? shared_rank : n - shared_rank);
+    shared_before += __popc(shared);
+  }
+  return shared_before;
+}
+
+struct ItemLists {
+  Entry* entries;
+  std::int32_t* order[2];
+};
+
+// By one lane: what does not depend on the far blocks.
+__device__ void list_few(const PairedLists& lists, std::int32_t first_near, std::int32_t blank_start,
+                         const ItemLists& out) {
+  for (int i = 0; i < PairedLists::kNearBlocks; ++i) {
+    const int halves = (lists.near[0] >> i & 1) | (lists.near[1] >> i & 1) << 1;
+    if (halves != 0)
+      out.entries[lists.near_entry(i)] = Entry::absolute((first_near + i) * kTileKeys, halves);
+  }
+  for (int half = 0; half < 2; ++half) {
+    int place = 0, entry = 0;
+    for (int i = PairedLists::kNearBlocks - 1; i >= 0; --i) {
+      if ((lists.near[half] >> i & 1) != 0) out.order[half][place++] = entry = lists.near_entry(i);
+    }
+    if (lists.begins_blank(half)) out.entries[0] = Entry::absolute(blank_start, 1 << half);
+    while (place < lists.near_places(half)) out.order[half][place++] = entry;
+  }
+}
+
+// One warp an item.
+__global__ void __launch_bounds__(kItemsOfBlock* kLanes) blocks_kernel(const DeviceIndex index, const Plan plan) {
+  const int head = static_cast<int>(blockIdx.y);
+  const int pair = static_cast<int>(blockIdx.x * kItemsOfBlock + threadIdx.x / kLanes);
+  const int lane = static_cast<int>(threadIdx.x) % kLanes;
+  if (index.heads[head].form != sparse::IndexForm::blocks || pair >= plan.schedule.items_per_head) return;
+
+  const int num_row_blocks = base::divide_up(plan.q_len, kHalfRows);
+  const int position = plan.kv_len - plan.q_len + pair * kItemRows, first_near = position / kTileKeys;
+  const std::int32_t* offsets = index.row_offsets + static_cast<std::int64_t>(head) * (num_row_blocks + 1);
+  const std::int32_t* head_blocks = index.key_blocks + static_cast<std::int64_t>(head) * index.block_capacity;
+  KeyBlocks listed[2];
+  for (int half = 0; half < 2; ++half) {
+    const int row_block = min(2 * pair + half, num_row_blocks), next = min(row_block + 1, num_row_blocks);
+    KeyBlocks& blocks = listed[half];
+    blocks.blocks = head_blocks + offsets[row_block];
+    const int last_position = position + (half + 1) * kHalfRows - 1;
+    blocks.count = count_below(blocks.blocks, offsets[next] - offsets[row_block], last_position / kTileKeys + 1);
+    blocks.far = count_below(blocks.blocks, blocks.count, first_near);
+  }
+
+  PairedLists lists = {};
+  for (int half = 0; half < 2; ++half)
+    for (int i = listed[half].far; i < listed[half].count; ++i)
+      lists.near[half] |= 1 << (listed[half].blocks[i] - first_near);
+  lists.shared = for_each_far_block(listed[0], listed[1], [](int, bool, int) {});
+  for (int half = 0; half < 2; ++half) lists.own[half] = listed[half].far - lists.shared;
+  // A call whose rows see nothing takes a step over a blank entry in each half.
+  const bool nothing = lists.nothing();
+
+  Item item = {};
+  item.head = head;
+  item.first_row = pair * kItemRows;
+  item.local = -1;
+  const auto at = static_cast<std::int32_t>(2 * offsets[min(2 * pair, num_row_blocks)] +
+                                            words_of_paired_lists(0) * pair + head * plan.block_words);
+  const std::int32_t num_lists = plan.schedule.num_kv_heads * plan.schedule.group + 1;
+  item.entries_at = num_lists * plan.entry_capacity + at;
+  item.order_at[0] = 2 * num_lists * plan.entry_capacity + at;
+  item.order_at[1] = item.order_at[0] + base::round_up(lists.all_places(0), 2);
+  item.num_entries = nothing ? 1 : lists.num_entries();
+  const ItemLists out = {plan.entries + item.entries_at,
+                         {plan.order + item.order_at[0], plan.order + item.order_at[1]}};
+  for (int half = 0; half < 2; ++half) {
+    item.tiles[half] = nothing ? 1 : lists.all_places(half);
+    item.plain_steps[half] = lists.places(half) / 2;
+  }
+  const std::int32_t blank_start = base::round_up(plan.kv_len, kTileKeys);
+  if (lane == 0) {
+    if (nothing) {
+      out.entries[0] = Entry::absolute(blank_start, 3);
+      out.order[0][0] = out.order[1][0] = 0;
+    } else {
+      list_few(lists, first_near, blank_start, out);
+    }
+  }
+  for (int half = 0; half < 2 && !nothing; ++half) {
+    std::int32_t* order = out.order[half];
+    const int first_shared = lists.near_places(half), first_own = first_shared + lists.shared;
+    for_each_far_block(listed[half], listed[1 - half], [&](int block, bool is_shared, int rank) {
+      const int entry = is_shared ? lists.shared_entry(rank) : lists.own_entry(half, rank);
+      order[(is_shared ? first_shared : first_own) + rank] = entry;
+      if (!is_shared || half == 0)
+        out.entries[entry] = Entry::absolute(block * kTileKeys, is_shared ? 3 : 1 << half);
+    });
+    __syncwarp();
+    const int first_blank = 2 * lists.steps(half);
+    for (int n = lane; n < lists.blank_steps(half); n += kLanes) {
+      const int entry = lists.blank_entry(half, n);
+      out.entries[entry] = Entry::absolute(blank_start, 1 << half);
+      order[first_blank + 2 * n] = order[first_blank + 2 * n + 1] = entry;
+    }
+    if (lane == 0 && lists.blank_steps(half) > 0 && lists.places(half) % 2 == 1)
+      order[first_blank - 1] = order[first_blank - 2];
+  }
+  __syncwarp();
+  if (lane == 0) {
+    for (int half = 0; half < 2; ++half)
+      for (int j = 0; j < min(2, item.tiles[half]); ++j)
+        item.first[half][j] = static_cast<std::int16_t>(out.order[half][j]);
+    plan.items[plan.schedule.place(head, pair)] = item;
+  }
+}
+
+}  // namespace
+
+void prepare_blocks(const DeviceAttentionCall& call, const Plan& plan, Stream stream) {
+  const auto blocks = static_cast<unsigned>(base::divide_up(plan.schedule.items_per_head, kItemsOfBlock));
+  blocks_kernel<<<dim3(blocks, static_cast<unsigned>(call.query.heads)), kItemsOfBlock * kLanes, 0, stream>>>(
+      call.index, plan);
+  minference::cuda::check(cudaGetLastError(), "launching the plan of block lists");
+}
+
+}  // namespace minference::kernels::cuda::sm90

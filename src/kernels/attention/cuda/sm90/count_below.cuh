@@ -1,0 +1,21 @@
+#pragma once
+
+#include <cstdint>
+
+namespace minference::kernels::cuda::sm90 {
+
+// The number of values below `limit` in an ascending list.
+__device__ __forceinline__ int count_below(const std::int32_t* values, int count, int limit) {
+  int low = 0, high = count;
+  while (low < high) {
+    const int middle = (low + high) / 2;
+    if (values[middle] < limit) {
+      low = middle + 1;
+    } else {
+      high = middle;
+    }
+  }
+  return low;
+}
+
+}  // namespace minference::kernels::cuda::sm90

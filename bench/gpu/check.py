@@ -19,10 +19,17 @@ LSE_TOLERANCE = 1e-3
 
 
 def random_blocks(rng: random.Random, q_len: int, kv_len: int) -> HeadIndex:
-    key_blocks = -(-kv_len // 64)
-    share = rng.choice([0.0, 0.1, 0.5, 1.0])
-    lists = tuple(tuple(j for j in range(key_blocks) if rng.random() < share) for _ in range(-(-q_len // 64)))
-    return HeadIndex(BLOCKS, blocks=lists)
+    """Neighbouring row blocks may have everything in common, or nothing, or be of very different lengths."""
+    shares = rng.choice([[0.0], [0.1], [0.5], [1.0], [0.0, 0.05, 0.3, 1.0]])
+    repeated = rng.choice([0.0, 0.5])
+    lists: list[tuple[int, ...]] = []
+    for _ in range(-(-q_len // 64)):
+        share = rng.choice(shares)
+        if lists and rng.random() < repeated:
+            lists.append(lists[-1])
+        else:
+            lists.append(tuple(j for j in range(-(-kv_len // 64)) if rng.random() < share))
+    return HeadIndex(BLOCKS, blocks=tuple(lists))
 
 
 def random_relative(rng: random.Random, kv_len: int) -> HeadIndex:
@@ -62,7 +69,7 @@ class Case:
     @classmethod
     def draw(cls, rng: random.Random, kernel: str) -> Case:
         everything = kernel == "sm80"
-        kv_len = rng.choice([1, 2, 63, 64, 65, 127, 128, 129, 191, 200, 320, 511, 777, 1000, 1543])
+        kv_len = rng.choice([1, 2, 63, 64, 65, 127, 128, 129, 191, 200, 320, 511, 777, 1000, 1543, 2500])
         kv_heads, group = rng.choice([(1, 1), (2, 4), (1, 7), (3, 2)])
         case = cls(
             dtype=rng.choice([torch.bfloat16, torch.float16]),
@@ -78,9 +85,11 @@ class Case:
         if everything and rng.random() < 0.5:
             case.dim = rng.choice([8, 24, 72, 80, 88, 120, 136, 192, 200, 256])
         if rng.random() >= 0.2:
-            forms = [ALL, RELATIVE, RELATIVE, RELATIVE, WINDOW]
-            if everything:
-                forms = [*forms, BLOCKS, BLOCKS] if case.causal else [ALL, WINDOW, BLOCKS]
+            forms = [ALL, RELATIVE, RELATIVE, RELATIVE, WINDOW, BLOCKS, BLOCKS, BLOCKS]
+            if not case.causal:
+                forms = [ALL, WINDOW, BLOCKS]
+            if case.causal and rng.random() < 0.2:
+                forms = [BLOCKS]
             case.heads = [random_head(rng, forms, case.q_len, kv_len) for _ in range(kv_heads * group)]
             if everything and rng.random() < 0.4:
                 for head in case.heads:

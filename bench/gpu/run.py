@@ -134,7 +134,7 @@ class Bench:
     def cases(self, query, key, layers: list[int]) -> dict:
         """An index of every head, by name; the dense one first."""
         from kernel import ALL, RELATIVE, HeadIndex
-        from selection import published
+        from selection import published, random_squares, top_blocks
 
         num_tokens = query.shape[2]
         indices = {"dense": [HeadIndex(ALL)] * HEADS, "dense as lists": [HeadIndex(ALL)] * HEADS}
@@ -151,6 +151,10 @@ class Bench:
             indices[f"{share:.0%} in runs of 2"] = [HeadIndex(RELATIVE, tiles)] * HEADS
         columns = tuple(range(0, num_tokens, max(1, num_tokens // 3500)))[:3500]
         indices["3500 columns"] = [HeadIndex(RELATIVE, (0, -64, -128), columns)] * HEADS
+        indices["5% in squares"] = [random_squares(num_tokens, 0.05, h) for h in range(HEADS)]
+        indices["top 100 blocks"] = [
+            top_blocks(query[0, h], key[0, h * KV_HEADS // HEADS], 100) for h in range(HEADS)
+        ]
         return indices
 
     def sampled_error(self, query, key, value, heads, out) -> float:

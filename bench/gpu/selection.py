@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import bisect
+import random
 
 import torch
-from kernel import ALL, RELATIVE, HeadIndex
+from kernel import ALL, BLOCKS, RELATIVE, HeadIndex
 
 LAST_QUERIES, FORCED_COLUMNS, FORCED_OFFSETS = 64, 30, 100
 
@@ -37,10 +38,39 @@ def cover(offsets: list[int]) -> tuple[int, ...]:
         last = min(last - 64, 63 - offsets[i])
 
 
+def top_blocks(query: torch.Tensor, key: torch.Tensor, top_k: int) -> HeadIndex:
+    """query, key [N, D] of one head, N a multiple of 64: each 64 rows' best key blocks by mean-pooled scores."""
+    pooled_query, pooled_key = (x.float().unflatten(0, (-1, 64)).mean(dim=1) for x in (query, key))
+    scores = pooled_query @ pooled_key.T
+    scores[:, 0] = float("inf")
+    scores.fill_diagonal_(float("inf"))
+    blocks = torch.arange(scores.shape[0], device=scores.device)
+    scores.masked_fill_(blocks[None] > blocks[:, None], float("-inf"))
+    kept = scores.topk(min(top_k, len(blocks))).indices.sort().values.tolist()
+    return HeadIndex(BLOCKS, blocks=tuple(tuple(j for j in row if j <= b) for b, row in enumerate(kept)))
+
+
+def random_squares(num_tokens: int, share: float, seed: int) -> HeadIndex:
+    """num_tokens a multiple of 128: random squares of 128 rows by 128 keys, the diagonal's among them."""
+    rng = random.Random(seed)
+    lists: list[tuple[int, ...]] = []
+    for square in range(num_tokens // 128):
+        others = rng.sample(range(square), round(share * (square + 1) - 0.5))
+        squares = sorted([*others, square])
+        lists += [
+            tuple(j for s in squares for j in (2 * s, 2 * s + 1) if j <= b)
+            for b in (2 * square, 2 * square + 1)
+        ]
+    return HeadIndex(BLOCKS, blocks=tuple(lists))
+
+
 def count_pairs(head: HeadIndex, num_tokens: int) -> int:
     """Pairs that the index computes, each once; num_tokens a multiple of 64."""
     if head.form == ALL:
         return num_tokens * (num_tokens + 1) // 2
+    if head.form == BLOCKS:
+        below = sum(bisect.bisect_left(blocks, b) for b, blocks in enumerate(head.blocks))
+        return 64 * 64 * below + 64 * 65 // 2 * sum(b in blocks for b, blocks in enumerate(head.blocks))
     position = torch.arange(0, num_tokens, 64, device="cuda")[:, None]
     tiles = torch.tensor(head.tiles, device="cuda")[None]
     whole = tiles[:, tiles[0] <= -63]

@@ -22,10 +22,9 @@ typedef enum minference_cuda_form {
 
 typedef enum minference_cuda_kernel {
   MINFERENCE_CUDA_KERNEL_BEST = 0, /* the first of these that serves the call on this device */
-  MINFERENCE_CUDA_KERNEL_SM90 =
-      1, /* Hopper; D 64, 96 or 128; causal, no dense rows; data pointers,
+  MINFERENCE_CUDA_KERNEL_SM90 = 1, /* Hopper; D 64, 96 or 128; causal, no dense rows; data pointers,
                                       head and row strides multiples of 16 bytes */
-  MINFERENCE_CUDA_KERNEL_SM80 = 2 /* compute capability 8.0 and later; every call */
+  MINFERENCE_CUDA_KERNEL_SM80 = 2  /* compute capability 8.0 and later; every call */
 } minference_cuda_kernel;
 
 /* Which pairs one query head computes. Five int32. */

@@ -57,8 +57,7 @@ __device__ void list_few(const PairedLists& lists, std::int32_t first_near, std:
                          const ItemLists& out) {
   for (int i = 0; i < PairedLists::kNearBlocks; ++i) {
     const int halves = (lists.near[0] >> i & 1) | (lists.near[1] >> i & 1) << 1;
-    if (halves != 0)
-      out.entries[lists.near_entry(i)] = Entry::absolute((first_near + i) * kTileKeys, halves);
+    if (halves != 0) out.entries[lists.near_entry(i)] = Entry::absolute((first_near + i) * kTileKeys, halves);
   }
   for (int half = 0; half < 2; ++half) {
     int place = 0, entry = 0;
@@ -71,7 +70,8 @@ __device__ void list_few(const PairedLists& lists, std::int32_t first_near, std:
 }
 
 // One warp an item.
-__global__ void __launch_bounds__(kItemsOfBlock* kLanes) blocks_kernel(const DeviceIndex index, const Plan plan) {
+__global__ void __launch_bounds__(kItemsOfBlock* kLanes)
+    blocks_kernel(const DeviceIndex index, const Plan plan) {
   const int head = static_cast<int>(blockIdx.y);
   const int pair = static_cast<int>(blockIdx.x * kItemsOfBlock + threadIdx.x / kLanes);
   const int lane = static_cast<int>(threadIdx.x) % kLanes;
@@ -87,7 +87,8 @@ __global__ void __launch_bounds__(kItemsOfBlock* kLanes) blocks_kernel(const Dev
     KeyBlocks& blocks = listed[half];
     blocks.blocks = head_blocks + offsets[row_block];
     const int last_position = position + (half + 1) * kHalfRows - 1;
-    blocks.count = count_below(blocks.blocks, offsets[next] - offsets[row_block], last_position / kTileKeys + 1);
+    blocks.count =
+        count_below(blocks.blocks, offsets[next] - offsets[row_block], last_position / kTileKeys + 1);
     blocks.far = count_below(blocks.blocks, blocks.count, first_near);
   }
 

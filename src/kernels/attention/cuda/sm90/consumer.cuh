@@ -91,10 +91,12 @@ class Consumer {
       wait_for_item();
       const StepTiles before = now;
       if (warp_uniform(item().head) < 0) {
+        minference::cuda::named_barrier_sync<2 * kWarpgroup>(kTurnOfLowerHalf + half_);
         wait_for_values(before);
         minference::cuda::wgmma_fence();
         issue_product(before);
         minference::cuda::wgmma_commit();
+        minference::cuda::named_barrier_arrive<2 * kWarpgroup>(kTurnOfUpperHalf - half_);
         minference::cuda::wgmma_wait<0>();
         minference::cuda::wgmma_pin(output_);
         store(done, head, row);

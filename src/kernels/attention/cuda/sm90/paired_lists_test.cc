@@ -72,11 +72,11 @@ TEST(PairedLists, EveryEntryIsTakenAsItsHalvesSay) {
     }
     const auto bits = [](int x) { return __builtin_popcount(static_cast<unsigned>(x)); };
     ASSERT_EQ(both, bits(lists.near[0] & lists.near[1]) + lists.shared);
-    const int blanks = lists.blank_steps(0) + lists.blank_steps(1) + lists.begins_blank(0) +
-                       lists.begins_blank(1);
+    const int blanks =
+        lists.blank_steps(0) + lists.blank_steps(1) + lists.begins_blank(0) + lists.begins_blank(1);
     ASSERT_EQ(single, bits(lists.near[0] ^ lists.near[1]) + lists.own[0] + lists.own[1] + blanks);
-    const int blocks = bits(lists.near[0]) + bits(lists.near[1]) + 2 * lists.shared + lists.own[0] +
-                       lists.own[1];
+    const int blocks =
+        bits(lists.near[0]) + bits(lists.near[1]) + 2 * lists.shared + lists.own[0] + lists.own[1];
     const auto even = [](int n) { return n + n % 2; };
     ASSERT_LE(even(lists.all_places(0)) + even(lists.all_places(1)), words_of_paired_lists(blocks));
     ASSERT_LE(lists.num_entries(), words_of_paired_lists(blocks));
@@ -87,11 +87,11 @@ TEST(PairedLists, EveryEntryIsTakenAsItsHalvesSay) {
 Walk relative_walk(std::mt19937& random) {
   Walk walk;
   const int tiles = static_cast<int>(random() % 12) + 1, columns = static_cast<int>(random() % 6);
-  const unsigned longest_run = 1 + random() % 4;
-  unsigned run = 0;
+  const int longest_run = 1 + static_cast<int>(random() % 4);
+  int run = 0;
   for (int j = 0, breaks = 0; j < tiles; ++j) {
     if (run == 0) {
-      run = 1 + random() % longest_run;
+      run = 1 + static_cast<int>(random() % 64) % longest_run;
       breaks += j > 0;
     }
     --run;
@@ -174,7 +174,6 @@ class Rings {
 
   void check_values(int half, int turn, int entry, int slots) const {
     const int at = product_turn_[half][turn], before = entry - slots;
-    if (at == num_turns()) return;
     const auto product_turn_of = [&](int which, int e) {
       return turn_of_[which][e] == kNone ? kNone : product_turn_[which][turn_of_[which][e]];
     };
@@ -200,10 +199,7 @@ TEST(PairedLists, RingsAreNeitherMisreadNorStuck) {
     rings.take(walks);
     for (int slots : {6, 8}) {
       rings.check(slots);
-      if (HasFatalFailure()) {
-        for (auto& w : walks) for (int h = 0; h < 2; ++h) { printf("half %d:", h); for (int p : w.places[h]) printf(" %d", p); printf("\n"); }
-        return;
-      }
+      if (HasFatalFailure()) return;
     }
   }
 }

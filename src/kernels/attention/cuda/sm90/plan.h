@@ -78,10 +78,12 @@ struct Plan {
 
   std::int32_t* next_item;  // work counter
   Item* items;              // [num_items + 1], the last one ends the schedule
-  Entry* entries;  // [num_query_heads + 1, entry_capacity]; the last list is the dense one, see prepare.cu. Then
-                   // [num_query_heads, block_words]
-  std::int32_t* order;  // [num_query_heads + 1, 2 halves, entry_capacity], [num_query_heads, block_words], and room
-                        // for what is read ahead
+  // [num_query_heads + 1, entry_capacity], of which the last list is the dense one, see prepare.cu; then
+  // [num_query_heads, block_words].
+  Entry* entries;
+  // [num_query_heads + 1, 2 halves, entry_capacity], [num_query_heads, block_words], and room for what is read
+  // ahead.
+  std::int32_t* order;
   std::uint32_t* cover;         // [num_query_heads, cover_words]
   const std::int32_t* columns;  // the index's
   void* gathered_key;           // [num_query_heads, gathered_capacity, head_dim], zero behind the last column

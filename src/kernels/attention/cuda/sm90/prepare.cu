@@ -48,7 +48,8 @@ struct HeadLists {
 
 __device__ HeadLists lists_of(const DeviceIndex& index, const Plan& plan, int head) {
   const std::int64_t h = head;
-  return {index.tiles + h * plan.tile_capacity, index.columns + h * plan.column_capacity,
+  return {index.tiles + h * plan.tile_capacity,
+          index.columns + h * plan.column_capacity,
           plan.entries + h * plan.entry_capacity,
           {plan.order + 2 * h * plan.entry_capacity, plan.order + (2 * h + 1) * plan.entry_capacity},
           plan.cover + h * plan.cover_words};

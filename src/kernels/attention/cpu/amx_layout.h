@@ -36,8 +36,8 @@ struct RowGroup {
   std::byte* query;  // packed; absent rows and dimensions are zero
   float* out_sums;   // [padded_dim / 32][32 dimensions][32 rows]: sum of p * value
   float* exp_sums;   // [32 rows]: sum of p
-  // [32 rows]: p = exp2(score - reference), scores in units of log 2. The stages take the largest score of the
-  // first unit, unless has_reference says that this is the largest of all already.
+  // [32 rows]: p = exp2(score - reference), scores in units of log 2. The stages take a number some way above
+  // the largest score of the first unit, unless has_reference says that this is the largest of all already.
   float* reference;
   bool has_reference;
   bool out_of_range;  // set when some row's sum left the range in which nothing is lost: do it again with

@@ -148,6 +148,7 @@ class Stage {
     if (rows.has_reference) return;
     std::fill_n(rows.reference, kGroupRows, -INFINITY);
     raise_to_scores(pipeline, scores, nullptr, rows.reference);
+    for (int i = 0; i < kGroupRows; ++i) rows.reference[i] += kReferenceAbove;
   }
 
   // `ready`: the scores that `pairs` reads have left the accumulators already; otherwise the first step of the

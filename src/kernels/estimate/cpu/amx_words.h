@@ -12,6 +12,7 @@ template <class Tiles>
 struct AmxWords : Avx512Words {
   using Key = base::bfloat16;
   static constexpr base::DType kDirect = base::DType::bf16;
+  static constexpr bool kAhead = true;
   static constexpr std::int64_t kBlockKeys = 32;
   static constexpr int kTileKeys = 16;
 
@@ -46,9 +47,6 @@ struct AmxWords : Avx512Words {
     Tiles::template store<1>(scores + 16, kRowBytes);
     Tiles::template store<2>(scores + 32, kRowBytes);
     Tiles::template store<3>(scores + 48, kRowBytes);
-    const __m512 scale = broadcast(chunk.scale);
-    for (std::int64_t i = 0; i < kTileKeys * kEstimateRows; i += 16)
-      store(scores + i, multiply(load(scores + i), scale));
   }
 };
 

@@ -8,6 +8,7 @@ namespace {
 struct Avx2 : cpu::avx2::Simd {
   using Key = float;
   static constexpr base::DType kDirect = base::DType::f32;
+  static constexpr bool kAhead = false;
   static constexpr std::int64_t kBlockKeys = 24;
   static constexpr int kTileKeys = 6, kTileVectors = 1, kDimsPerStep = 1;
 

@@ -6,6 +6,7 @@ namespace minference::kernels::estimate {
 namespace {
 
 struct Avx512Words : cpu::avx512::Simd {
+  static constexpr bool kAhead = false;
   static constexpr std::int64_t kBlockKeys = 24;
   static constexpr int kTileKeys = 6, kTileVectors = 4;
 

@@ -6,6 +6,7 @@
 //
 // Words is a Simd of src/cpu and, added to it:
 //   sum(x): of all lanes; shift_in(low, high): (low[15], high[0], ..., high[14])
+//   kAhead: whether a block's scores are computed before the block before is used, for units of the core of their own;
 //   kBlockKeys: Steps::block_keys; kTileKeys, kTileVectors: the register tile of the score loop, divisors of
 //   kBlockKeys and 4
 //   Key: the element that the score loop reads; kDirect: the dtype of keys that it reads in place, those of
@@ -30,7 +31,7 @@ struct MainLoop {
   static constexpr int kVectors = kLanes / kWidth;
 
   struct Scratch {
-    float* scores;     // [kBlockKeys, 64]
+    float* scores;     // [kBlockKeys, 64], kAhead: two of them
     float* line;       // [kWidth - 1 + kBlockKeys]
     float* converted;  // [kBlockKeys, head_dim] keys
   };
@@ -38,7 +39,7 @@ struct MainLoop {
   static constexpr Steps steps(bool bf16_pairs) { return {kBlockKeys, bf16_pairs, scan, accumulate}; }
 
   static Scratch split(float* scratch) {
-    float* line = scratch + kBlockKeys * kLanes;
+    float* line = scratch + (1 + Words::kAhead) * kBlockKeys * kLanes;
     return {scratch, line, line + line_floats(kBlockKeys)};
   }
 
@@ -79,7 +80,6 @@ struct MainLoop {
                                   float* scores) {
     constexpr int kKeys = Words::kTileKeys, kTileVectors = Words::kTileVectors;
     const std::int64_t steps = chunk.head_dim / Words::kDimsPerStep;
-    const Float scale = Words::broadcast(chunk.scale);
     const Key* key[kKeys];
 #pragma GCC unroll 8
     for (int j = 0; j < kKeys; ++j) key[j] = rows[j];
@@ -104,34 +104,51 @@ struct MainLoop {
       for (int j = 0; j < kKeys; ++j)
 #pragma GCC unroll 8
         for (int v = 0; v < kTileVectors; ++v)
-          Words::store(scores + j * kLanes + lane + v * kWidth, Words::multiply(sum[j][v], scale));
+          Words::store(scores + j * kLanes + lane + v * kWidth, sum[j][v]);
     }
   }
 
-  // scores [count, 64] of the block at `begin`, masked where the key lies right of the row's position.
+  // scores [count, 64] of the block at `begin`, not yet scaled, masked where the key lies right of the row's position.
   static void score_block(const KeyChunk& chunk, std::int64_t head, std::int64_t begin, std::int64_t count,
                           const Key* const (&rows)[kBlockKeys], float* scores) {
     const float* query = chunk.queries + head * chunk.query_stride;
     for (std::int64_t j = 0; j < count; j += Words::kTileKeys)
       score_tile(chunk, query, rows + j, scores + j * kLanes);
+    // Times the scale, -inf: 2 to its power is 0.
+    const float masked = chunk.scale < 0 ? __builtin_inff() : -__builtin_inff();
     for (std::int64_t j = 0; j < count; ++j) {
       const std::int64_t rows_before_key = begin + j - (chunk.kv_len - kLanes);
-      for (std::int64_t lane = 0; lane < rows_before_key; ++lane) scores[j * kLanes + lane] = kMasked;
+      for (std::int64_t lane = 0; lane < rows_before_key; ++lane) scores[j * kLanes + lane] = masked;
     }
   }
 
-  // use(head, begin, count) for every block of the chunk and every head, whose scores of it lie in local.scores.
+  struct Block {
+    std::int64_t head, begin, count;
+    const float* scores;
+  };
+
+  // use(block) for every block of the chunk and every head.
   template <class Use>
   static void for_each_block(const KeyChunk& chunk, const Scratch& local, Use use) {
     const Key* rows[kBlockKeys];
+    Block before{.count = 0};
+    float* scores = local.scores;
     for (std::int64_t begin = chunk.begin; begin < chunk.end; begin += kBlockKeys) {
       const std::int64_t count = chunk.end - begin < kBlockKeys ? chunk.end - begin : kBlockKeys;
       key_rows(chunk, begin, count, local.converted, rows);
       for (std::int64_t head = 0; head < chunk.num_heads; ++head) {
-        score_block(chunk, head, begin, count, rows, local.scores);
-        use(head, begin, count);
+        score_block(chunk, head, begin, count, rows, scores);
+        const Block block{head, begin, count, scores};
+        if constexpr (Words::kAhead) {
+          if (before.count > 0) use(before);
+          before = block;
+          scores = scores == local.scores ? local.scores + kBlockKeys * kLanes : local.scores;
+        } else {
+          use(block);
+        }
       }
     }
+    if (before.count > 0) use(before);
   }
 
   static void scan(const KeyChunk& chunk, const RowStatistics& out, float* scratch) {
@@ -141,14 +158,17 @@ struct MainLoop {
         Words::store(out.row_max + head * out.stride + lane, Words::broadcast(kMasked));
         Words::store(out.row_sum + head * out.stride + lane, Words::zero());
       }
-    for_each_block(chunk, local, [&](std::int64_t head, std::int64_t, std::int64_t count) {
+    for_each_block(chunk, local, [&](const Block& block) {
       for (std::int64_t lane = 0; lane < kLanes; lane += Words::kTileVectors * kWidth)
-        add_to_statistics(local.scores + lane, count, out.row_max + head * out.stride + lane,
-                          out.row_sum + head * out.stride + lane);
+        add_to_statistics(block.scores + lane, block.count, chunk.scale,
+                          out.row_max + block.head * out.stride + lane,
+                          out.row_sum + block.head * out.stride + lane);
     });
   }
 
-  static void add_to_statistics(const float* scores, std::int64_t count, float* row_max, float* row_sum) {
+  static void add_to_statistics(const float* scores, std::int64_t count, float score_scale, float* row_max,
+                                float* row_sum) {
+    const Float scale = Words::broadcast(score_scale);
     // Chains of additions that hide each other's latency.
     constexpr int kChains = Words::kTileVectors;
     Float largest[kChains], sum[kChains];
@@ -157,7 +177,8 @@ struct MainLoop {
     for (std::int64_t j = 0; j < count; ++j)
 #pragma GCC unroll 4
       for (int v = 0; v < kChains; ++v)
-        largest[v] = Words::maximum(largest[v], Words::load(scores + j * kLanes + v * kWidth));
+        largest[v] =
+            Words::maximum(largest[v], Words::multiply(Words::load(scores + j * kLanes + v * kWidth), scale));
 #pragma GCC unroll 4
     for (int v = 0; v < kChains; ++v) {
       const Float before = exp2(Words::subtract(Words::load(row_max + v * kWidth), largest[v]));
@@ -167,7 +188,7 @@ struct MainLoop {
 #pragma GCC unroll 4
       for (int v = 0; v < kChains; ++v) {
         const Float score = Words::load(scores + j * kLanes + v * kWidth);
-        sum[v] = Words::add(sum[v], exp2(Words::subtract(score, largest[v])));
+        sum[v] = Words::add(sum[v], exp2(Words::multiply_subtract(score, scale, largest[v])));
       }
 #pragma GCC unroll 4
     for (int v = 0; v < kChains; ++v) {
@@ -181,20 +202,24 @@ struct MainLoop {
     for (std::int64_t head = 0; head < chunk.num_heads; ++head)
       for (std::int64_t lane = 0; lane < kLanes; lane += kWidth)
         Words::store(out.carry + head * out.carry_stride + lane, Words::zero());
-    for_each_block(chunk, local, [&](std::int64_t head, std::int64_t begin, std::int64_t count) {
-      add_up(local, count, out.lse + head * kLanes, out.column_sums + head * out.head_stride + begin,
-             out.diagonal_sums + head * out.head_stride + chunk.kv_len - begin - count,
-             out.carry + head * out.carry_stride);
+    for_each_block(chunk, local, [&](const Block& block) {
+      const std::int64_t row = block.head * out.head_stride;
+      add_up(block, chunk.scale, local.line, out.lse + block.head * kLanes,
+             out.column_sums + row + block.begin,
+             out.diagonal_sums + row + chunk.kv_len - block.begin - block.count,
+             out.carry + block.head * out.carry_stride);
     });
   }
 
-  // Adds A, the probabilities of `count` keys, along its columns and diagonals: column_sums [count] by key,
+  // Adds A, the probabilities of a block's `count` keys, along its columns and diagonals: column_sums [count] by key,
   // diagonal_sums [count] by offset, that is with the last key first.
   //
   // Before key k, lane i of `diagonal` holds the unfinished sum of offset kv_len - 63 - k + i. The key's
   // column of A belongs one lane higher; once added, lane 63, offset kv_len - 1 - k, is complete.
-  static void add_up(const Scratch& local, std::int64_t count, const float* lse, float* column_sums,
+  static void add_up(const Block& block, float score_scale, float* line, const float* lse, float* column_sums,
                      float* diagonal_sums, float* carry) {
+    const std::int64_t count = block.count;
+    const Float scale = Words::broadcast(score_scale);
     Float diagonal[kVectors];
 #pragma GCC unroll 4
     for (int v = 0; v < kVectors; ++v) diagonal[v] = Words::load(carry + v * kWidth);
@@ -202,19 +227,19 @@ struct MainLoop {
       Float column = Words::zero();
 #pragma GCC unroll 4
       for (int v = kVectors - 1; v >= 0; --v) {
-        const Float score = Words::load(local.scores + j * kLanes + v * kWidth);
-        const Float weight = exp2(Words::subtract(score, Words::load(lse + v * kWidth)));
+        const Float score = Words::load(block.scores + j * kLanes + v * kWidth);
+        const Float weight = exp2(Words::multiply_subtract(score, scale, Words::load(lse + v * kWidth)));
         column = Words::add(column, weight);
         diagonal[v] =
             Words::add(Words::shift_in(v > 0 ? diagonal[v - 1] : Words::zero(), diagonal[v]), weight);
       }
       column_sums[j] = Words::sum(column);
       // Only lane 15 is final; the lanes below it land where later keys write.
-      Words::store_as(base::DType::f32, local.line + (count - 1 - j), diagonal[kVectors - 1], kWidth);
+      Words::store_as(base::DType::f32, line + (count - 1 - j), diagonal[kVectors - 1], kWidth);
     }
 #pragma GCC unroll 4
     for (int v = 0; v < kVectors; ++v) Words::store(carry + v * kWidth, diagonal[v]);
-    std::memcpy(diagonal_sums, local.line + kWidth - 1, static_cast<std::size_t>(count) * sizeof(float));
+    std::memcpy(diagonal_sums, line + kWidth - 1, static_cast<std::size_t>(count) * sizeof(float));
   }
 
   static Float exp2(Float x) {

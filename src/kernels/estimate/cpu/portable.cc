@@ -8,6 +8,7 @@ namespace {
 struct Portable : cpu::portable::Simd {
   using Key = float;
   static constexpr base::DType kDirect = base::DType::f32;
+  static constexpr bool kAhead = false;
   static constexpr std::int64_t kBlockKeys = 24;
   static constexpr int kTileKeys = 2, kTileVectors = 1, kDimsPerStep = 1;
 

@@ -6,7 +6,7 @@
 
 namespace minference::kernels::estimate {
 
-// Scores that stand for "no attention". Finite, so that differences of two never become NaN; 2 to its power
+// A row's largest score before it has one. Finite, so that differences of two never become NaN; 2 to its power
 // is 0.
 inline constexpr float kMasked = -1e30f;
 
@@ -62,7 +62,7 @@ constexpr std::int64_t line_floats(std::int64_t block_keys) {
 
 // Floats of scratch, on a 64-byte boundary, that scan and accumulate need.
 constexpr std::int64_t scratch_floats(std::int64_t block_keys, std::int64_t head_dim) {
-  return block_keys * (head_dim + kEstimateRows) + line_floats(block_keys);
+  return block_keys * (head_dim + 2 * kEstimateRows) + line_floats(block_keys);
 }
 
 // What the AMX steps take: heads of whole tile rows.

@@ -19,13 +19,14 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-# Narrower than this, tables would break their rows.
-_MIN_WIDTH = 100
+# Narrower than this, tables would break their rows; those of evaluations are wider.
+_MIN_WIDTH, EVALUATION_WIDTH = 100, 140
 
 
-def make_console(stderr: bool = False) -> Console:
+def make_console(stderr: bool = False, width: int = _MIN_WIDTH) -> Console:
+    """width: where there is no terminal that has one."""
     console = Console(stderr=stderr, highlight=False)
-    return console if console.is_terminal else Console(stderr=stderr, highlight=False, width=_MIN_WIDTH)
+    return console if console.is_terminal else Console(stderr=stderr, highlight=False, width=width)
 
 
 @contextlib.contextmanager

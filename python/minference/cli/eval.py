@@ -12,8 +12,6 @@ _EXAMPLES = """  minference eval retrieval --attn dense,minference,a_shape --len
   minference eval qa_1 --squad dev-v2.0.json --model meta-llama/Llama-3.1-8B-Instruct --lengths 32k
 """
 
-_TABLE_WIDTH = 140
-
 
 def add_parser(subparsers) -> None:
     parser = options.command(
@@ -34,15 +32,7 @@ def add_parser(subparsers) -> None:
     )
     parser.add_argument("--list", action="store_true", help="list tasks and attention settings, and end")
     parser.add_argument("--model", metavar="MODEL", help="folder or hub id (default: the embedded model)")
-    options.add_list(
-        parser, "--attn", str, "dense,minference", "A,B,...", "settings, METHOD or METHOD@SCALE of its budget"
-    )
-    parser.add_argument(
-        "--scales",
-        type=options.comma_separated(float),
-        metavar="X,Y,...",
-        help="run every sparse method at each of these scales of its budget, for the accuracy-density curve",
-    )
+    options.add_settings(parser)
     options.add_lengths(parser, "8k")
     parser.add_argument(
         "--samples",
@@ -52,7 +42,6 @@ def add_parser(subparsers) -> None:
         help="prompts of each task and length (default: %(default)s)",
     )
     parser.add_argument("--seed", type=int, default=0, help="the first prompt's seed (default: %(default)s)")
-    parser.add_argument("--patterns", metavar="FILE", help="head patterns (default: the model's own)")
     scoring = parser.add_mutually_exclusive_group()
     scoring.add_argument(
         "--decoded",
@@ -109,18 +98,6 @@ def add_parser(subparsers) -> None:
     )
     options.add_threads(parser)
     options.add_json(parser)
-
-
-def _settings(args) -> list:
-    from ..eval.settings import Setting
-
-    found: dict = {}
-    for text in args.attn:
-        setting = Setting.parse(text)
-        scales = args.scales if args.scales and setting.method not in ("dense", "sdpa") else [None]
-        for scale in scales:
-            found[setting if scale is None else Setting.parse(f"{setting.method}@{scale}")] = None
-    return list(found)
 
 
 def _list() -> int:
@@ -183,12 +160,10 @@ def _print(rows: list[dict], critical: list[dict], paths: list[str]) -> None:
     from rich.table import Table
 
     from ..eval import summary
-    from .console import make_console
+    from .console import EVALUATION_WIDTH, make_console
     from .words import percent
 
-    console = make_console()
-    if not console.is_terminal:
-        console.width = _TABLE_WIDTH
+    console = make_console(width=EVALUATION_WIDTH)
     header, *lines = summary.table(rows)
     table = Table(header_style="bold", title="Right answers, %", title_justify="left", box=box.SIMPLE_HEAD)
     for name in header:
@@ -230,7 +205,7 @@ def run(args) -> int:
         return _list()
     if not args.tasks:
         raise ValueError("TASK must be given; minference eval --list shows them")
-    names, settings = tasks.named(args.tasks), _settings(args)
+    names, settings = tasks.named(args.tasks), options.settings_of(args)
     grid = runner.Grid(
         names, args.lengths, settings, args.samples, args.seed, args.scoring, args.mass_samples
     )

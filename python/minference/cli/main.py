@@ -9,7 +9,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from . import bench, demo, eval, inspect, models, search
+from . import bench, demo, eval, inspect, models, perplexity, search
 
 SUCCESS, FAILURE, INTERRUPTED = 0, 1, 130
 
@@ -19,6 +19,7 @@ _EXAMPLES = """examples:
   minference inspect --output pictures         every head of the embedded model: pattern, density, kept mass
   minference bench --lengths 8192 --json       our kernels against PyTorch's
   minference eval retrieval --samples 20       what accuracy sparse prefill costs
+  minference perplexity book.txt               how well a text is predicted, by position
   minference search MODEL --lengths 16k        find a model's head patterns
 
 `minference COMMAND --help` explains a command.
@@ -36,7 +37,7 @@ def _parser() -> argparse.ArgumentParser:
 
     parser.add_argument("--version", action="version", version=f"minference {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for command in (demo, models, inspect, bench, eval, search):
+    for command in (demo, models, inspect, bench, eval, perplexity, search):
         command.add_parser(subparsers)
     return parser
 

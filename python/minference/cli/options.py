@@ -69,6 +69,33 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """--attn, --scales and --patterns, for `settings_of`."""
+    add_list(
+        parser, "--attn", str, "dense,minference", "A,B,...", "settings, METHOD or METHOD@SCALE of its budget"
+    )
+    parser.add_argument(
+        "--scales",
+        type=comma_separated(float),
+        metavar="X,Y,...",
+        help="run every sparse method at each of these scales of its budget, for the accuracy-density curve",
+    )
+    parser.add_argument("--patterns", metavar="FILE", help="head patterns (default: the model's own)")
+
+
+def settings_of(args: argparse.Namespace) -> list:
+    """Of `minference.eval.settings.Setting`, each once. Raises ValueError."""
+    from ..eval.settings import Setting
+
+    found: dict = {}
+    for text in args.attn:
+        setting = Setting.parse(text)
+        scales = args.scales if args.scales and setting.method not in ("dense", "sdpa") else [None]
+        for scale in scales:
+            found[setting if scale is None else Setting.parse(f"{setting.method}@{scale}")] = None
+    return list(found)
+
+
 def add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--device",

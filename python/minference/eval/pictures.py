@@ -9,7 +9,8 @@ from collections.abc import Iterable
 import matplotlib.pyplot as plt
 import numpy as np
 
-from ..plotting import INK, QUIET, STYLE, save
+from ..plotting import INK, NOTHING, QUIET, STYLE, save
+from .perplexity import ranges
 
 # Okabe and Ito's colours, which people with any colour vision can tell apart; one a method, always the same.
 _COLOURS = {
@@ -80,6 +81,41 @@ def _curves(axes, rows: list[dict]) -> None:
     axes.set_xlabel("density")
     axes.set_ylabel("right answers, %")
     axes.grid(color="#eef0f3", linewidth=0.6)
+
+
+def save_perplexity(path: str | os.PathLike, rows: Iterable[dict], title: str) -> None:
+    """Perplexity above dense attention's over the position in the context: a panel a length, a curve a setting."""
+    panels: dict[int, list[dict]] = defaultdict(list)
+    for row in rows:
+        panels[row["length"]].append(row)
+    with plt.rc_context(STYLE):
+        figure, grid = plt.subplots(1, len(panels), figsize=(4.4 * len(panels), 3.4), squeeze=False)
+        for axes, (length, found) in zip(grid.flat, panels.items()):
+            ends = [end for _, end in ranges(length)]
+            axes.axhline(0, color=QUIET, linewidth=1, zorder=1)
+            for row in found:
+                if "above_by_position" in row:
+                    axes.plot(
+                        ends,
+                        [100 * share for share in row["above_by_position"]],
+                        color=_COLOURS.get(row["attention"].partition("@")[0], INK),
+                        linestyle="--" if "@" in row["attention"] else "-",
+                        marker="o",
+                        markersize=3.5,
+                        linewidth=1.4,
+                        label=row["attention"].replace("_", "-"),
+                    )
+            axes.set_xscale("log", base=2)
+            axes.set_xticks(ends, [f"{end:,}" for end in ends])
+            axes.set_title(f"contexts of {length:,} tokens", fontsize=10)
+            axes.set_xlabel("positions up to")
+            axes.set_ylabel("above dense, %")
+            axes.grid(color=NOTHING, linewidth=0.6)
+            if axes.get_legend_handles_labels()[0]:
+                axes.legend(frameon=False)
+        figure.suptitle(title, fontsize=12, fontweight="bold")
+        figure.tight_layout()
+        save(figure, path)
 
 
 def save_heat_map(path: str | os.PathLike, samples: Iterable[dict], attention: str) -> None:

@@ -47,13 +47,14 @@ test-python: .venv/installed
 	@$(VENV)/python -m pytest $(wildcard tests/python) tools
 
 .PHONY: test-engines
-test-engines: test-engines-vllm test-engines-llama ## The engines that people run, each in an environment of its own (minutes, gigabytes)
+test-engines: test-engines-vllm test-engines-llama test-engines-harness ## The engines that people run, each in an environment of its own (minutes, gigabytes)
 
-# A process a file: vLLM reads its environment once.
-.PHONY: test-engines-vllm
-test-engines-vllm: build/engines/vllm/installed
-	$(call say,"Tests in vLLM")
-	@for file in tests/engines/vllm/test_*.py; do build/engines/vllm/bin/python -m pytest $$file; done
+# Those that are installed by pip, in build/engines/NAME. A process a file: vLLM reads its environment once.
+PIP_ENGINES := vllm harness
+.PHONY: $(PIP_ENGINES:%=test-engines-%)
+$(PIP_ENGINES:%=test-engines-%): test-engines-%: build/engines/%/installed
+	$(call say,"Tests in $*")
+	@for file in tests/engines/$*/test_*.py; do build/engines/$*/bin/python -m pytest $$file; done
 
 # Where llama.cpp is built: `make test-engines-llama LLAMA_CPP=~/llama.cpp` takes a checkout of yours.
 LLAMA := build/engines/llama
@@ -171,20 +172,22 @@ build/tested-package: .venv/installed
 	$(call say,"Build the C++ tests")
 	@cmake --build $(BUILD) --parallel $(JOBS) && touch $@
 
-build/engines/vllm/bin/python: | build/debian-packages
-	$(call say,"Virtual environment of vLLM")
-	@$(PYTHON) -m venv build/engines/vllm
+$(PIP_ENGINES:%=build/engines/%/bin/python): build/engines/%/bin/python: | build/debian-packages
+	$(call say,"Virtual environment of $*")
+	@$(PYTHON) -m venv build/engines/$*
 
-build/engines/vllm/environment: $(wildcard tests/engines/vllm/requirements*.txt) | build/engines/vllm/bin/python
-	$(call say,"vLLM and what it needs")
-	@cd tests/engines/vllm && $(abspath $|) -m pip install --disable-pip-version-check -r requirements.txt 'scikit-build-core>=0.10,<2'
-	@cd tests/engines/vllm && $(abspath $|) -m pip install --disable-pip-version-check --no-deps -r requirements-nodeps.txt
+build/engines/vllm/environment: tests/engines/vllm/requirements-nodeps.txt
+$(PIP_ENGINES:%=build/engines/%/environment): build/engines/%/environment: tests/engines/%/requirements.txt | build/engines/%/bin/python
+	$(call say,"$* and what it needs")
+	@cd tests/engines/$* && $(abspath $|) -m pip install --disable-pip-version-check -r requirements.txt 'scikit-build-core>=0.10,<2'
+	@cd tests/engines/$* && [ ! -e requirements-nodeps.txt ] || \
+	  $(abspath $|) -m pip install --disable-pip-version-check --no-deps -r requirements-nodeps.txt
 	@touch $@
 
-build/engines/vllm/installed: build/configured build/engines/vllm/environment $(SOURCES)
-	$(call say,"Build libminference and install the package beside vLLM")
+$(PIP_ENGINES:%=build/engines/%/installed): build/engines/%/installed: build/configured build/engines/%/environment $(SOURCES)
+	$(call say,"Build libminference and install the package beside $*")
 	@cmake --build $(BUILD) --parallel $(JOBS) --target minference
-	@build/engines/vllm/bin/python -m pip --disable-pip-version-check install $(PIP_PACKAGE) --force-reinstall . && touch $@
+	@build/engines/$*/bin/python -m pip --disable-pip-version-check install $(PIP_PACKAGE) --force-reinstall . && touch $@
 
 # llama.cpp as the Python bindings carry it: one release, from the registry that the other engines come from.
 $(LLAMA)/source: tests/engines/llama/source.txt | .venv/environment

@@ -131,10 +131,9 @@ void UnitCursor::next_block(const KeyBlock& block, Unit& unit, std::uint32_t* ma
   const bool every_row = head_->rule().allows_all(first_, last_, block.first, block.first + kUnitKeys - 1);
   unit.masked = !every_row || block.keys != ~std::uint32_t{0};
   if (!unit.masked) return;
-  for (int i = 0; i < kUnitKeys; ++i) {
-    const bool listed = block.keys >> i & 1;
-    masks[i] = !listed ? 0 : every_row ? ~std::uint32_t{0} : mask_of(block.first + i);
-  }
+  for (int i = 0; i < kUnitKeys; ++i) masks[i] = 0 - (block.keys >> i & 1);
+  if (every_row) return;
+  for (int i = 0; i < kUnitKeys; ++i) masks[i] &= mask_of(block.first + i);
 }
 
 void UnitCursor::next_gathered(const GatheredUnit& gathered, Unit& unit, std::uint32_t* masks) {

@@ -67,6 +67,7 @@ minference_cuda_library(minference_cuda SHARED "80;90-real"
   ${root}/src/sparse/sparse_index.cc
   ${attention}/attention.cu
   ${attention}/clear_rows.cu
+  ${attention}/schedule.cu
   ${attention}/sm80/launch.cu
   ${sm80_instantiations})
 install(TARGETS minference_cuda LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})

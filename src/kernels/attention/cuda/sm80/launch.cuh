@@ -13,9 +13,7 @@ void launch_kernel(const DeviceAttentionCall& call, Arguments& arguments, Stream
   static_assert(kSharedBytes <= 99 * 1024, "what a CTA of compute capability 8.6, 8.9 or 12.0 may have");
   static_assert(Config::kHeadDim != 128 || kSharedBytes <= 81 * 1024, "two CTAs on one of 8.0");
   const auto q_len = static_cast<std::int32_t>(call.query.rows);
-  arguments.schedule = {.num_kv_heads = static_cast<std::int32_t>(call.key.heads),
-                        .group = static_cast<std::int32_t>(call.query.heads / call.key.heads),
-                        .items_per_head = base::divide_up(q_len, Config::kItemRows)};
+  arguments.schedule = Schedule::of(call, base::divide_up(q_len, Config::kItemRows));
   if (call.index.last_dense_rows != nullptr && !Config::kDense) ++arguments.schedule.items_per_head;
   check(cudaFuncSetAttribute(attention_kernel<Config>, cudaFuncAttributeMaxDynamicSharedMemorySize,
                              kSharedBytes),

@@ -55,9 +55,7 @@ Plan lay_out(const DeviceAttentionCall& call, base::Arena& arena) {
   using base::round_up;
   const std::int64_t num_heads = call.query.heads, kv_len = call.key.rows, q_len = call.query.rows;
   Plan plan = {};
-  plan.schedule.num_kv_heads = static_cast<std::int32_t>(call.key.heads);
-  plan.schedule.group = static_cast<std::int32_t>(num_heads / call.key.heads);
-  plan.schedule.items_per_head = static_cast<std::int32_t>(items_per_head(call));
+  plan.schedule = Schedule::of(call, static_cast<std::int32_t>(items_per_head(call)));
   plan.q_len = static_cast<std::int32_t>(q_len);
   plan.kv_len = static_cast<std::int32_t>(kv_len);
   plan.tile_capacity = call.index.tile_capacity;

@@ -24,6 +24,10 @@ inline constexpr int kColumnMaskWarps = 2;
 inline constexpr int kProducerRegisters = 40;
 inline constexpr int kConsumerRegisters = 232;
 
+// Every lane that writes or reads a column mask in shared memory arrives for itself.
+inline constexpr int kColumnMaskWriters = 8;
+inline constexpr int kColumnMaskReaders = 5;  // of a consumer warp
+
 enum NamedBarrier : int { kTurnOfLowerHalf = 1, kTurnOfUpperHalf = 2 };
 
 // Pairs: every item has an even number of entries and each half computes all of them, so a step's tiles always
@@ -49,11 +53,10 @@ struct Config {
 // where wgmma gives thread t rows r and r + 8.
 using KeptScores = std::uint32_t;
 
-// Of a tile of columns, by half.
+// Of a tile of columns, by half: by t % 4, the columns that lie in none of the half's tiles and not behind its last
+// row; then whether some kept column lies behind the half's first row.
 struct ColumnMask {
-  // By t % 4: columns that lie in none of the half's tiles and not behind its last row.
-  KeptScores kept[2][4];
-  std::int32_t late[2];  // some kept column lies behind the half's first row
+  KeptScores words[2][kColumnMaskReaders];
 };
 
 // Panels outermost, so that two tiles in neighbouring slots form one operand of 128 keys.

@@ -366,10 +366,14 @@ class Consumer {
   __device__ __forceinline__ KeptScores kept_of_columns(int column_tile) {
     const RingPosition<kColumnMasks> at(use_after(mask_use_, column_tile));
     shared_.mask_full[at.slot].wait(at.parity);
-    const KeptScores kept = shared_.column_mask[at.slot].kept[half_][lane() % 4];
-    const bool late = shared_.column_mask[at.slot].late[half_] != 0;
-    __syncwarp();
-    if (lane() == 0) shared_.mask_empty[at.slot].arrive();
+    constexpr int kLate = kColumnMaskReaders - 1;
+    KeptScores word = 0;
+    if (lane() <= kLate) {
+      word = shared_.column_mask[at.slot].words[half_][lane()];
+      shared_.mask_empty[at.slot].arrive();
+    }
+    const KeptScores kept = __shfl_sync(minference::cuda::kAllLanes, word, lane() % 4);
+    const bool late = __shfl_sync(minference::cuda::kAllLanes, word, kLate) != 0;
     return late ? kept & ~late_columns(column_tile) : kept;
   }
 

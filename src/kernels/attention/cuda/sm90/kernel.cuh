@@ -33,8 +33,8 @@ __device__ __forceinline__ void init_barriers(SharedMemory<Config>& shared) {
     shared.value_empty[i].init(kConsumerWarps);
   }
   for (int i = 0; i < kColumnMasks; ++i) {
-    shared.mask_full[i].init(1);
-    shared.mask_empty[i].init(kConsumerWarps);
+    shared.mask_full[i].init(kColumnMaskWriters);
+    shared.mask_empty[i].init(kConsumerWarps * kColumnMaskReaders);
   }
   minference::cuda::fence_barrier_init();
   minference::cuda::fence_async_shared();

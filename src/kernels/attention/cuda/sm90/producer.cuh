@@ -210,12 +210,12 @@ __device__ __forceinline__ void produce_column_masks(SharedMemory<Config>& share
                             high = half == 0 ? words[1] : words[kLaneColumns + 1];
         const KeptScores kept = keep_columns(low, high, lane % 4);
         shared.mask_empty[mask.slot].wait(mask.parity ^ 1);
-        if (lane < 8) shared.column_mask[mask.slot].kept[half][lane % 4] = kept;
+        auto& mask_words = shared.column_mask[mask.slot].words;
+        if (lane < kColumnMaskWriters) mask_words[half][lane % 4] = kept;
         const bool late_lower = __any_sync(kAllLanes, late[0] >> i & 1),
                    late_upper = __any_sync(kAllLanes, late[1] >> i & 1);
-        if (lane < 2) shared.column_mask[mask.slot].late[lane] = lane == 0 ? late_lower : late_upper;
-        __syncwarp();
-        if (lane == 0) shared.mask_full[mask.slot].arrive();
+        if (lane < 2) mask_words[lane][kColumnMaskReaders - 1] = lane == 0 ? late_lower : late_upper;
+        if (lane < kColumnMaskWriters) shared.mask_full[mask.slot].arrive();
       }
     }
     first_use = use_after(first_use, item.column_tiles());

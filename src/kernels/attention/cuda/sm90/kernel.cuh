@@ -48,6 +48,7 @@ __global__ void __launch_bounds__(kThreads, 1) attention_kernel(const __grid_con
   const int warpgroup = minference::cuda::warp_uniform(static_cast<int>(threadIdx.x) / kWarpgroup);
   if (threadIdx.x == 0) init_barriers(shared);
   __syncthreads();
+  cudaGridDependencySynchronize();  // for the plan, and for whatever the call's tensors come from
   if (warpgroup == 0) {
     minference::cuda::registers_shrink_to<kProducerRegisters>();
     const int warp = minference::cuda::warp_uniform(static_cast<int>(threadIdx.x) / 32);

@@ -21,8 +21,18 @@ void launch_kernel(const Arguments& arguments, Stream stream) {
   check(cudaFuncSetAttribute(attention_kernel<Config>, cudaFuncAttributeMaxDynamicSharedMemorySize,
                              kSharedBytes),
         "reserving shared memory");
-  attention_kernel<Config><<<multiprocessors, kThreads, kSharedBytes, stream>>>(arguments);
-  check(cudaGetLastError(), "launching attention");
+  // Starts while the plan is still being made, and waits for it inside.
+  cudaLaunchAttribute overlap = {};
+  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  overlap.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config = {};
+  config.gridDim = dim3(multiprocessors);
+  config.blockDim = dim3(kThreads);
+  config.dynamicSmemBytes = kSharedBytes;
+  config.stream = stream;
+  config.attrs = &overlap;
+  config.numAttrs = 1;
+  check(cudaLaunchKernelEx(&config, attention_kernel<Config>, arguments), "launching attention");
 }
 
 template <class Element, int HeadDim>

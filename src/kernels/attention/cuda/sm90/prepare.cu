@@ -165,6 +165,7 @@ __device__ Item relative_item(const HeadLists& lists, const DeviceHead& head, in
 
 // One block a head, and one for the dense list and the schedule's end.
 __global__ void prepare_kernel(const DeviceIndex index, const Plan plan) {
+  cudaTriggerProgrammaticLaunchCompletion();
   const int num_heads = plan.schedule.num_kv_heads * plan.schedule.group;
   const int h = static_cast<int>(blockIdx.x);
   const int list = h * plan.entry_capacity;
@@ -214,6 +215,7 @@ __global__ void prepare_kernel(const DeviceIndex index, const Plan plan) {
 // NaN.
 __global__ void gather_kernel(const DeviceIndex index, const Plan plan, const uint4* key, const uint4* value,
                               longlong2 key_strides, longlong2 value_strides, int row_chunks) {
+  cudaTriggerProgrammaticLaunchCompletion();
   const int h = static_cast<int>(blockIdx.y);
   const int at = static_cast<int>(blockIdx.x * kGatherThreads + threadIdx.x);
   const int column = at / row_chunks, chunk = at % row_chunks;

@@ -1,6 +1,6 @@
 """Times libminference_cuda's estimation, selection and index, and whole layers against cuDNN's SDPA.
 
-python bench/gpu/time_layer.py --library SO [--out FILE] [--profile] [--skip-attention]
+python bench/gpu/time_layer.py --library SO [--output FILE] [--profile] [--skip-attention] [--upstream CHECKOUT]
 
 32 query and 8 KV heads, head_dim 128, bf16; budgets of a layer of Llama-3.1-8B on heads that look like its.
 Medians of CUDA events; with --profile also every kernel's mean time.
@@ -10,17 +10,21 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
+import os
 import pathlib
 import statistics
 import sys
 
 import torch
-from layer import ADAPTIVE, FALLBACK_AUTO, FALLBACK_OFF, VERTICAL_SLASH, LayerLibrary, pattern_of
+from layer import ADAPTIVE, DENSE, FALLBACK_AUTO, FALLBACK_OFF, VERTICAL_SLASH, LayerLibrary, pattern_of
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "python")]
 from heads import HEAD_DIM, make_qkv  # noqa: E402
 from run import HEADS, KV_HEADS, budgets  # noqa: E402
+
+from minference.cli.machine import describe  # noqa: E402
 
 SCALE = HEAD_DIM**-0.5
 
@@ -78,95 +82,121 @@ def paged_layer(library: LayerLibrary, query, key, value, out, patterns, page_si
     )
 
 
-def measure(library: LayerLibrary, num_tokens: int, options: argparse.Namespace) -> list[dict]:
-    from minference.synthetic import head_type_of_budget
+class Layer:
+    """Structured heads of one length, and what every setting of theirs gives: a row a setting."""
 
-    layer_budgets = budgets(options.layer)
-    query, key, value = make_qkv(num_tokens, [head_type_of_budget(*b) for b in layer_budgets], KV_HEADS)
-    published = [pattern_of(VERTICAL_SLASH, *budget) for budget in layer_budgets]
-    settings = {f"layer {options.layer}": published}
-    if not options.skip_adaptive:
-        settings["adaptive 0.95"] = [pattern_of(ADAPTIVE)] * HEADS
-    all_pairs = HEADS * num_tokens * (num_tokens + 1) // 2
-    rows, calls = [], {}
-    for name, patterns in settings.items():
-        for fallback in (FALLBACK_AUTO, FALLBACK_OFF):
-            call, index = library.prepare_index(query, key, patterns, SCALE, fallback)
-            call()
-            torch.cuda.synchronize()
-            forms = index.device.heads[:, 0].tolist()
-            row = {
-                "num_tokens": num_tokens,
-                "case": name,
-                "fallback": fallback == FALLBACK_AUTO,
-                "workspace_mb": call.workspace_bytes / 1e6,
-                "density": float(index.pairs.sum()) / all_pairs,
-                "dense_heads": forms.count(0),
-                "mean_tiles": float(index.device.heads[:, 1].float().mean()),
-                "mean_columns": float(index.device.heads[:, 2].float().mean()),
-            }
-            if fallback == FALLBACK_AUTO:
-                graph = graph_of(call)
-                times = times_ms({"calls": call, "graph": graph.replay}, options.repeats)
-                row["ms"], row["graph_ms"] = times["calls"], times["graph"]
-                print(
-                    f"{num_tokens:8d} {name:14s} index {times['calls']:.3f} ms, graph {times['graph']:.3f} ms, "
-                    f"workspace {row['workspace_mb']:.1f} MB, density {row['density']:.4f}, "
-                    f"{row['dense_heads']} heads dense, tiles {row['mean_tiles']:.0f}, "
-                    f"columns {row['mean_columns']:.0f}",
-                    flush=True,
-                )
-                if options.profile:
-                    print_kernels(call, 5)
-            else:
-                print(
-                    f"{'':8s} {name:14s} without fallback: density {row['density']:.4f}, "
-                    f"{row['dense_heads']} heads dense",
-                    flush=True,
-                )
-            rows.append(row)
-            calls[name, fallback] = index
-    if options.skip_attention or num_tokens > options.longest_layer:
+    def __init__(self, library: LayerLibrary, num_tokens: int, options: argparse.Namespace):
+        from minference.synthetic import head_type_of_budget
+
+        self.library, self.num_tokens, self.options = library, num_tokens, options
+        self.budgets = budgets(options.layer)
+        self.query, self.key, self.value = make_qkv(
+            num_tokens, [head_type_of_budget(*budget) for budget in self.budgets], KV_HEADS
+        )
+        self.settings = {f"layer {options.layer}": [pattern_of(VERTICAL_SLASH, *b) for b in self.budgets]}
+        if not options.skip_adaptive:
+            self.settings["adaptive 0.95"] = [pattern_of(ADAPTIVE)] * HEADS
+
+    def rows(self) -> list[dict]:
+        rows = [self.index(name, patterns) for name, patterns in self.settings.items()]
+        if not self.options.skip_attention and self.num_tokens <= self.options.longest_layer:
+            self.whole(rows)
         return rows
 
-    from torch.nn.attention import SDPBackend, sdpa_kernel
+    def density(self, index) -> float:
+        return float(index.pairs.sum()) / (HEADS * self.num_tokens * (self.num_tokens + 1) // 2)
 
-    def cudnn():
-        with sdpa_kernel(SDPBackend.CUDNN_ATTENTION):
-            return torch.nn.functional.scaled_dot_product_attention(
-                query, key, value, is_causal=True, enable_gqa=True
-            )
-
-    out = torch.empty_like(query)
-    layers = {"cudnn dense": cudnn}
-    for name, patterns in settings.items():
-        layers[name] = library.prepare_prefill(query, key, value, out, None, patterns, SCALE)
-    first = next(iter(settings))
-    layers[f"{first}, a graph"] = graph_of(layers[first]).replay
-    for page_size in (16, 64, 128):
-        layers[f"{first}, paged by {page_size}"] = paged_layer(
-            library, query, key, value, out, settings[first], page_size
+    def index(self, name: str, patterns: list) -> dict:
+        """Estimation, selection and index."""
+        undecided, without_fallback = self.library.prepare_index(
+            self.query, self.key, patterns, SCALE, FALLBACK_OFF
         )
-    times = times_ms(layers, 7 if num_tokens < 200_000 else 3 if num_tokens < 800_000 else 1)
-    for name, ms in times.items():
-        setting = name.partition(", ")[0]
-        density = float(calls[setting, FALLBACK_AUTO].pairs.sum()) / all_pairs if setting in settings else 1.0
-        rows.append({"num_tokens": num_tokens, "case": f"whole {name}", "ms": ms, "density": density})
-        bar = density * times["cudnn dense"] / 0.85 + 1.5
+        undecided()
+        call, index = self.library.prepare_index(self.query, self.key, patterns, SCALE, FALLBACK_AUTO)
+        call()
+        torch.cuda.synchronize()
+        forms = index.device.heads[:, 0].tolist()
+        times = times_ms({"calls": call, "graph": graph_of(call).replay}, self.options.repeats)
+        row = {
+            "length": self.num_tokens,
+            "setting": name,
+            "density": self.density(index),
+            "density_without_fallback": self.density(without_fallback),
+            "dense_heads": forms.count(0),
+            "mean_tiles": float(index.device.heads[:, 1].float().mean()),
+            "mean_columns": float(index.device.heads[:, 2].float().mean()),
+            "index_workspace_mb": call.workspace_bytes / 1e6,
+            "index_ms": times["calls"],
+            "index_graph_ms": times["graph"],
+        }
         print(
-            f"{num_tokens:8d} whole layer, {name:22s} {ms:9.3f} ms, {times['cudnn dense'] / ms:6.2f} x cuDNN, "
-            f"density {density:.4f}, bar {bar:.2f} ms",
-            flush=True,
+            " ".join(
+                f"{key} {value:.4g}" if isinstance(value, float) else f"{value}" for key, value in row.items()
+            )
         )
-        if options.profile and name in settings:
-            print_kernels(layers[name], 2)
-    return rows
+        if self.options.profile:
+            print_kernels(call, 5)
+        return row
+
+    def whole(self, rows: list[dict]) -> None:
+        """Adds whole layers beside cuDNN's dense attention of the same heads to the settings' rows."""
+        from torch.nn.attention import SDPBackend, sdpa_kernel
+
+        query, key, value = self.query, self.key, self.value
+
+        def cudnn():
+            with sdpa_kernel(SDPBackend.CUDNN_ATTENTION):
+                return torch.nn.functional.scaled_dot_product_attention(
+                    query, key, value, is_causal=True, enable_gqa=True
+                )
+
+        out, lse = torch.empty_like(query), torch.empty(*query.shape[:3], 1, device="cuda")
+        self.library.prepare_prefill(query, key, value, out, lse, [pattern_of(DENSE)] * HEADS, SCALE)()
+        dense_lse, expected = lse.clone(), out.clone()
+        for row, patterns in zip(rows, self.settings.values()):
+            self.library.prepare_prefill(query, key, value, out, lse, patterns, SCALE)()
+            mass = (lse - dense_lse).exp().mean(dim=(0, 2, 3))
+            row["kept_mass"], row["kept_mass_of_worst_head"] = float(mass.mean()), float(mass.min())
+            squares = [
+                [tensor[0, h].float().square().sum() for h in range(HEADS)]
+                for tensor in (out - expected, expected)
+            ]
+            row["output_error"] = math.sqrt(sum(squares[0]) / sum(squares[1]))
+        del lse, dense_lse, expected
+
+        calls = {"cudnn": cudnn}
+        for name, patterns in self.settings.items():
+            layer = self.library.prepare_prefill(query, key, value, out, None, patterns, SCALE)
+            calls[name, "layer"], calls[name, "graph"] = layer, graph_of(layer).replay
+            for page_size in (16, 64, 128):
+                calls[name, f"pages_of_{page_size}"] = paged_layer(
+                    self.library, query, key, value, out, patterns, page_size
+                )
+        if self.options.upstream:
+            calls["upstream"] = self.options.upstream.prepare(query, key, value, out, self.budgets)
+        repeats = 7 if self.num_tokens < 200_000 else 3 if self.num_tokens < 800_000 else 1
+        times = times_ms(calls, repeats)
+        for row in rows:
+            for name, ms in times.items():
+                if isinstance(name, str):
+                    row[f"{name}_ms"] = ms
+                elif name[0] == row["setting"]:
+                    row[f"{name[1]}_ms"] = ms
+            row["speedup"] = row["cudnn_ms"] / row["layer_ms"]
+            row["bar_ms"] = row["density"] * row["cudnn_ms"] / 0.85 + 1.5
+            row["repeats"] = repeats
+            print(
+                {key: round(value, 3) for key, value in row.items() if key.endswith(("_ms", "mass", "up"))},
+                flush=True,
+            )
+            if self.options.profile:
+                print_kernels(calls[row["setting"], "layer"], 2)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--library", required=True)
-    parser.add_argument("--out", type=pathlib.Path)
+    parser.add_argument("--output", type=pathlib.Path)
     parser.add_argument("--lengths", type=int, nargs="+", default=[8192, 32768, 131072, 524288])
     parser.add_argument("--layer", type=int, default=15, help="of Llama-3.1-8B")
     parser.add_argument("--repeats", type=int, default=21)
@@ -174,20 +204,23 @@ def main() -> int:
     parser.add_argument("--skip-adaptive", action="store_true")
     parser.add_argument("--profile", action="store_true")
     parser.add_argument("--skip-attention", action="store_true")
+    parser.add_argument(
+        "--upstream", type=pathlib.Path, help="checkout of microsoft/MInference to time beside whole layers"
+    )
     options = parser.parse_args()
     library = LayerLibrary(options.library)
-    report = {
-        "device": torch.cuda.get_device_name(),
-        "torch": torch.__version__,
-        "command": " ".join(sys.argv),
-        "results": [],
-    }
-    print(report["device"], report["torch"], flush=True)
+    if options.upstream:
+        from upstream import Upstream
+
+        options.upstream = Upstream(options.upstream)
+    print(torch.cuda.get_device_name(), torch.__version__, flush=True)
+    title = f"A layer on the GPU: budgets of layer {options.layer} of Llama-3.1-8B, 32 query and 8 KV heads, head_dim 128"
+    rows: list[dict] = []
     for num_tokens in options.lengths:
-        report["results"] += measure(library, num_tokens, options)
+        rows += Layer(library, num_tokens, options).rows()
         torch.cuda.empty_cache()
-        if options.out:
-            options.out.write_text(json.dumps(report, indent=1) + "\n")
+        if options.output:
+            options.output.write_text(json.dumps(describe(title, os.cpu_count(), rows), indent=1) + "\n")
     return 0
 
 

@@ -164,7 +164,7 @@ __device__ Item relative_item(const HeadLists& lists, const DeviceHead& head, in
 }
 
 // One block a head, and one for the dense list and the schedule's end.
-__global__ void prepare_kernel(const DeviceIndex index, const Plan plan) {
+__global__ void __launch_bounds__(kPrepareThreads) prepare_kernel(const DeviceIndex index, const Plan plan) {
   cudaTriggerProgrammaticLaunchCompletion();
   const int num_heads = plan.schedule.num_kv_heads * plan.schedule.group;
   const int h = static_cast<int>(blockIdx.x);

@@ -320,7 +320,7 @@ class Consumer {
       softmax_.raise(scores_, scale_log2_, factor);
       softmax_.exponentials(scores_, scale_log2_, part);
     }
-    if (Masked || out_of_range) __syncwarp();  // all lanes have read the tiles, or where they start
+    if (out_of_range) __syncwarp();  // all lanes have read the tiles
     release_keys(now);
     softmax_.sum[0] += part[0];
     softmax_.sum[1] += part[1];
@@ -333,7 +333,6 @@ class Consumer {
     apply(mask);
     softmax_.begin(scores_, scale_log2_);
     softmax_.exponentials(scores_, scale_log2_, softmax_.sum);
-    __syncwarp();  // all lanes have read where the tiles start
     release_keys(now);
   }
 
@@ -354,7 +353,9 @@ class Consumer {
 
   __device__ __forceinline__ KeptScores kept_of_tile(int use, int column_tile) {
     if (column_tile >= 0) return kept_of_columns(column_tile);
-    const int start = shared_.key_start[KeyUse(use).slot];
+    // By the lane that gives the slot back, so that no other lane's reading need be ordered before that.
+    int start = lane() == 0 ? shared_.key_start[KeyUse(use).slot] : 0;
+    start = __shfl_sync(minference::cuda::kAllLanes, start, 0);
     const int warp_position = item().first_row + warp_row() + plan_.kv_len - plan_.q_len;
     const WindowRule window = {item().local, item().sink};
     if (sees_all(warp_position, kWarpRows, window, start, kTileKeys)) return kKeepAll;

@@ -6,7 +6,8 @@
 # Patterns are searched on the GPU at 32K tokens when bench/patterns/needle-32k.json is not there. Then, in order: every retrieval task
 # at 32K, 200 prompts, MInference against dense; the same at 128K, 50 prompts; curves of all methods at 16K, 50 prompts.
 # Ends after about MINUTES (8 unless told otherwise), with summaries of what is there; the same command goes on. What FOLDER
-# gets: patterns and the search's report; 32k/, 128k/ and curves/ with samples.jsonl and summaries; eval_*_cuda.json, results.
+# gets: patterns and the search's report; 32k/, 128k/ and curves/ with samples.jsonl and summaries; *_cuda.json, results. Last come
+# all selections on synthetic heads of a layer like Qwen2-7B's.
 # A trial without a GPU, with lengths divided by SCALE: SCALE=8 PROMPTS=1 DEVICE=cpu bench/eval_cuda.sh /tmp/trial 20
 set -uo pipefail
 
@@ -60,4 +61,9 @@ for attention in $methods $methods,block_sparse; do
   evaluate curves eval_curves_cuda 16384 50 middle niah_multikey_1 kv_words kv_copies vt --forced --attn "$attention" \
     --scales 2,1,0.5,0.25,0.1
 done
+if [ "$(remaining)" -gt 0 ]; then
+  timeout "$(remaining)" "${minference[@]}" compare --synthetic 28,4,128 --length $((32768 / scale)) --costs 0.05,0.1 \
+    --device "$device" --result "$output/compare_qwen2_7b_cuda.json" >"$output/compare.txt" 2>"$output/compare.log" || status=$?
+  tail -n 3 "$output/compare.log"
+fi
 exit $status

@@ -9,7 +9,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from . import bench, demo, eval, inspect, models, perplexity, search
+from . import bench, capture, compare, demo, eval, inspect, models, perplexity, search
 
 SUCCESS, FAILURE, INTERRUPTED = 0, 1, 130
 
@@ -21,6 +21,8 @@ _EXAMPLES = """examples:
   minference eval retrieval --samples 20       what accuracy sparse prefill costs
   minference perplexity book.txt               how well a text is predicted, by position
   minference search MODEL --lengths 16k        find a model's head patterns
+  minference capture MODEL --layers 3          query, key and value of a layer in a file
+  minference compare FILE                      every selection on them, at equal cost
 
 `minference COMMAND --help` explains a command.
 """
@@ -37,7 +39,7 @@ def _parser() -> argparse.ArgumentParser:
 
     parser.add_argument("--version", action="version", version=f"minference {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for command in (demo, models, inspect, bench, eval, perplexity, search):
+    for command in (demo, models, inspect, bench, eval, perplexity, search, capture, compare):
         command.add_parser(subparsers)
     return parser
 

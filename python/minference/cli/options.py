@@ -105,14 +105,19 @@ def add_device(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def load_model(args: argparse.Namespace):
-    """The model on its device and the tokenizer. Raises ValueError where there is no such device."""
+def require_device(device: str) -> None:
+    """Raise ValueError where there is no such device."""
     import torch
 
+    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"--device must be one that PyTorch sees, got {device!r} and no CUDA device")
+
+
+def load_model(args: argparse.Namespace):
+    """The model on its device and the tokenizer. Raises ValueError where there is no such device."""
     from ..needle import model as needle
 
-    if torch.device(args.device).type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"--device must be one that PyTorch sees, got {args.device!r} and no CUDA device")
+    require_device(args.device)
     return needle.load(args.model, args.device)
 
 

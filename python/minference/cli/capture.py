@@ -1,0 +1,77 @@
+"""`minference capture`: query, key and value of a model's layers, in files."""
+
+from __future__ import annotations
+
+from . import options
+
+_EXAMPLES = """  minference capture --layers 0,5 --length 8k
+  minference capture Qwen/Qwen2-7B-Instruct --layers 3,14,27 --length 32k --text book.txt --device cuda
+  minference compare minference-capture/*.safetensors
+"""
+
+
+def add_parser(subparsers) -> None:
+    parser = options.command(
+        subparsers,
+        "capture",
+        run,
+        "write a model's query, key and value",
+        "Run one prompt densely through a transformers model and write query, key and value of its attention layers, "
+        "rotated, one safetensors file a layer, for minference compare.",
+        _EXAMPLES,
+    )
+    options.add_model(parser)
+    parser.add_argument(
+        "--layers", type=options.comma_separated(int), metavar="A,B,...", help="which (default: all)"
+    )
+    parser.add_argument(
+        "--length",
+        type=options.length,
+        default=8192,
+        metavar="TOKENS",
+        help="of the prompt (default: %(default)s)",
+    )
+    prompt = parser.add_mutually_exclusive_group()
+    prompt.add_argument(
+        "--task",
+        default="niah_multikey_1",
+        help="whose prompt, see minference eval --list (default: %(default)s)",
+    )
+    prompt.add_argument("--text", metavar="FILE", help="begin of a text file as the prompt instead")
+    parser.add_argument("--seed", type=int, default=0, help="of the prompt (default: %(default)s)")
+    options.add_device(parser)
+    parser.add_argument(
+        "--output",
+        default="minference-capture",
+        metavar="FOLDER",
+        help="where files go (default: %(default)s)",
+    )
+    options.add_threads(parser)
+
+
+def run(args) -> int:
+    from ..eval import perplexity
+    from ..eval.tasks import PromptMaker, named
+    from ..eval.wording import Embedded, Ruler
+    from ..search.capture import capture
+    from .console import quiet_transformers, samples_progress
+
+    named([args.task])
+    quiet_transformers()
+    options.set_threads(args)
+    model, tokenizer = options.load_model(args)
+    embedded = options.is_embedded(args.model)
+    if args.text:
+        ids = perplexity.windows(tokenizer, args.text, args.length, 1)[0]
+        source = {"text": args.text}
+    else:
+        maker = PromptMaker(tokenizer, Embedded if embedded else Ruler)
+        ids = maker.make(args.task, args.length, args.seed)[1].ids
+        source = {"task": args.task, "seed": args.seed}
+    source["model"] = "the embedded model" if embedded else args.model
+    layers = model.config.get_text_config(decoder=True).num_hidden_layers
+    with samples_progress("layers", len(args.layers or range(layers))) as advance:
+        paths = capture(model, ids, args.layers, args.output, source, advance)
+    for path in paths:
+        print(path)
+    return 0

@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <array>
+#include <deque>
 #include <limits>
 #include <new>
+#include <span>
 #include <vector>
 
 #include "base/aligned_buffer.h"
@@ -18,9 +20,12 @@ namespace {
 
 using base::bfloat16;
 
-// Query heads of one KV head that a worker takes through a row block together, so that the packed keys and
-// values they share come from L3 once.
-constexpr std::int64_t kHeadsTogether = 8;
+// Row slices of query heads of one KV head that a worker takes through the keys together, so that the packed keys
+// and values they share come from L3 once: as many heads as there are, then neighbouring row slices, whose tiles
+// overlap.
+constexpr std::int64_t kSlicesTogether = 8;
+// Items that each worker should find, so that all end at about the same time.
+constexpr std::int64_t kItemsAWorker = 8;
 
 // Units that a row group takes in one turn.
 constexpr int kTurnUnits = 32;
@@ -45,20 +50,20 @@ void drain(const Stages& stages, Pipeline& pipeline) {
   }
 }
 
-// Heads of one KV head whose rows are cut alike, and a slice of those rows.
+// Heads of one KV head whose rows are cut alike, and neighbouring slices of those rows.
 struct WorkItem {
   std::int64_t first_head, num_heads;
-  sparse::RowSlice slice;
+  std::span<const sparse::RowSlice> slices;
 };
 
 struct Worker {
   Worker(const sparse::SparseIndex& index, std::int64_t padded_dim)
       : pipeline(1),
-        groups(kHeadsTogether * 2),
-        memory(static_cast<std::size_t>(kHeadsTogether * 2 * group_bytes(padded_dim))) {
-    heads.reserve(kHeadsTogether);
-    for (std::int64_t i = 0; i < kHeadsTogether; ++i) heads.emplace_back(index, padded_dim);
-    cursors.reserve(kHeadsTogether * 2);
+        groups(kSlicesTogether * 2),
+        memory(static_cast<std::size_t>(kSlicesTogether * 2 * group_bytes(padded_dim))) {
+    slices.reserve(kSlicesTogether);
+    for (std::int64_t i = 0; i < kSlicesTogether; ++i) slices.emplace_back(index, padded_dim);
+    cursors.reserve(kSlicesTogether * 2);
   }
 
   // Of a row group's queries, sums and references.
@@ -69,8 +74,8 @@ struct Worker {
   base::AlignedBuffer<Pipeline> pipeline;
   base::AlignedBuffer<RowGroup> groups;
   base::AlignedBuffer<std::byte> memory;  // of the row groups
-  std::vector<SliceUnits> heads;
-  std::vector<UnitCursor> cursors;  // a row group
+  std::vector<SliceUnits> slices;         // of all heads
+  std::vector<UnitCursor> cursors;        // a row group
 };
 
 class Attention {
@@ -106,17 +111,28 @@ class Attention {
       const std::int64_t end_of_group = (head / group() + 1) * group();
       const std::int64_t last_dense_rows = index_.heads[static_cast<std::size_t>(head)].last_dense_rows;
       std::int64_t end = head + 1;
-      while (end < end_of_group && end - head < kHeadsTogether &&
+      while (end < end_of_group && end - head < kSlicesTogether &&
              index_.heads[static_cast<std::size_t>(end)].last_dense_rows == last_dense_rows) {
         ++end;
       }
-      for (const sparse::RowSlice& slice : sparse::row_slices(index_.q_len, last_dense_rows)) {
-        items.push_back({head, end - head, slice});
+      const std::vector<sparse::RowSlice>& slices =
+          slices_.emplace_back(sparse::row_slices(index_.q_len, last_dense_rows));
+      const std::int64_t num_slices = std::ssize(slices), together = slices_together(end - head, num_slices);
+      for (std::int64_t first = 0; first < num_slices; first += together) {
+        const std::int64_t count = std::min(together, num_slices - first);
+        items.push_back({head, end - head, {slices.data() + first, static_cast<std::size_t>(count)}});
       }
       head = end;
     }
-    std::stable_sort(items.begin(), items.end(),
-                     [](const WorkItem& a, const WorkItem& b) { return a.slice.begin > b.slice.begin; });
+    std::stable_sort(items.begin(), items.end(), [](const WorkItem& a, const WorkItem& b) {
+      return a.slices.front().begin > b.slices.front().begin;
+    });
+  }
+
+  std::int64_t slices_together(std::int64_t num_heads, std::int64_t num_slices) const {
+    const std::int64_t items = num_slices * call_.query.heads / num_heads;
+    const std::int64_t fair = items / (kItemsAWorker * executor_.num_workers());
+    return std::max<std::int64_t>(1, std::min(kSlicesTogether / num_heads, fair));
   }
 
   void attend(const WorkItem& item, Worker& worker) {
@@ -127,30 +143,35 @@ class Attention {
     pipeline.scale = call_.softmax_scale * kLog2E;
 
     worker.cursors.clear();
-    for (std::int64_t i = 0; i < item.num_heads; ++i) {
-      const std::int64_t head = item.first_head + i;
-      SliceUnits& units = worker.heads[static_cast<std::size_t>(i)];
-      units.list(index_, head, head / group(), item.slice, operands_);
-      for (std::int64_t row = item.slice.begin; row < item.slice.end; row += kGroupRows) {
-        const std::size_t g = worker.cursors.size();
-        RowGroup& rows = worker.groups[g];
-        load_rows(
-            head, row, std::min(item.slice.end, row + kGroupRows),
-            worker.memory.data() + static_cast<std::int64_t>(g) * Worker::group_bytes(pipeline.padded_dim),
-            rows);
-        worker.cursors.emplace_back(units, rows, operands_);
-        if (worker.cursors.back().done()) clear_rows(rows);
+    std::size_t num_lists = 0;
+    for (std::int64_t head = item.first_head; head < item.first_head + item.num_heads; ++head) {
+      for (const sparse::RowSlice& slice : item.slices) {
+        SliceUnits& units = worker.slices[num_lists++];
+        units.list(index_, head, head / group(), slice, operands_);
+        load_slice(head, slice, units, worker);
       }
     }
 
     const cpu::DenormalsAreZero denormals;
     stages_.begin(pipeline);
     stream(worker);
-    const std::size_t groups_a_head = worker.cursors.size() / static_cast<std::size_t>(item.num_heads);
     for (std::size_t g = 0; g < worker.cursors.size(); ++g) {
-      if (worker.groups[g].out_of_range) repeat(worker, worker.heads[g / groups_a_head], worker.groups[g]);
+      if (worker.groups[g].out_of_range) repeat(worker, worker.cursors[g].slice(), worker.groups[g]);
     }
     stages_.end(pipeline);
+  }
+
+  // The row groups of a head's slice.
+  void load_slice(std::int64_t head, const sparse::RowSlice& slice, const SliceUnits& units, Worker& worker) {
+    for (std::int64_t row = slice.begin; row < slice.end; row += kGroupRows) {
+      const std::size_t g = worker.cursors.size();
+      RowGroup& rows = worker.groups[g];
+      std::byte* memory =
+          worker.memory.data() + static_cast<std::int64_t>(g) * Worker::group_bytes(operands_.padded_dim());
+      load_rows(head, row, std::min(slice.end, row + kGroupRows), memory, rows);
+      worker.cursors.emplace_back(units, rows, operands_);
+      if (worker.cursors.back().done()) clear_rows(rows);
+    }
   }
 
   // Query rows [begin, end) of a head.
@@ -199,20 +220,20 @@ class Attention {
   }
 
   // Row groups whose first unit was no measure of the others: the largest score first, then all over again.
-  void repeat(Worker& worker, const SliceUnits& head, RowGroup& rows) {
+  void repeat(Worker& worker, const SliceUnits& slice, RowGroup& rows) {
     Pipeline& pipeline = worker.pipeline[0];
     constexpr float kLowest = -std::numeric_limits<float>::infinity();
     float* const end_of_reference = rows.reference + kGroupRows;
     std::fill(rows.reference, end_of_reference, kLowest);
     Unit unit;
     std::uint32_t masks[kUnitKeys];
-    for (UnitCursor units(head, rows, operands_); !units.done();) {
+    for (UnitCursor units(slice, rows, operands_); !units.done();) {
       units.next(unit, masks);
       stages_.raise_reference(pipeline, rows, unit, masks);
     }
     std::replace(rows.reference, end_of_reference, kLowest, 0.0f);
     rows.has_reference = true;
-    for (UnitCursor units(head, rows, operands_); !units.done();) push_chunk(stages_, pipeline, rows, units);
+    for (UnitCursor units(slice, rows, operands_); !units.done();) push_chunk(stages_, pipeline, rows, units);
     drain(stages_, pipeline);
   }
 
@@ -222,7 +243,8 @@ class Attention {
   const Stages& stages_;
   PackedOperands operands_;
   std::vector<Worker> workers_;
-  std::vector<std::vector<WorkItem>> items_;  // a round
+  std::deque<std::vector<sparse::RowSlice>> slices_;  // what items point to
+  std::vector<std::vector<WorkItem>> items_;          // a round
 };
 
 }  // namespace

@@ -108,8 +108,8 @@ void SliceUnits::gather_again(GatheredUnit& unit, const PackedOperands& operands
   unit.packed = packed;
 }
 
-UnitCursor::UnitCursor(const SliceUnits& head, const RowGroup& rows, const PackedOperands& operands)
-    : head_(&head),
+UnitCursor::UnitCursor(const SliceUnits& slice, const RowGroup& rows, const PackedOperands& operands)
+    : slice_(&slice),
       operands_(&operands),
       first_(rows.first_position),
       last_(rows.first_position + rows.num_rows - 1) {
@@ -118,17 +118,17 @@ UnitCursor::UnitCursor(const SliceUnits& head, const RowGroup& rows, const Packe
 
 void UnitCursor::next(Unit& unit, std::uint32_t* masks) {
   at_start_ = false;
-  if (block_ < head_->blocks().size()) {
-    next_block(head_->blocks()[block_++], unit, masks);
+  if (block_ < slice_->blocks().size()) {
+    next_block(slice_->blocks()[block_++], unit, masks);
   } else {
-    next_gathered(head_->gathered()[gathered_++], unit, masks);
+    next_gathered(slice_->gathered()[gathered_++], unit, masks);
   }
   skip();
 }
 
 void UnitCursor::next_block(const KeyBlock& block, Unit& unit, std::uint32_t* masks) {
-  unit.packed = operands_->block(head_->kv_head(), block.first / kUnitKeys);
-  const bool every_row = head_->rule().allows_all(first_, last_, block.first, block.first + kUnitKeys - 1);
+  unit.packed = operands_->block(slice_->kv_head(), block.first / kUnitKeys);
+  const bool every_row = slice_->rule().allows_all(first_, last_, block.first, block.first + kUnitKeys - 1);
   unit.masked = !every_row || block.keys != ~std::uint32_t{0};
   if (!unit.masked) return;
   for (int i = 0; i < kUnitKeys; ++i) masks[i] = 0 - (block.keys >> i & 1);
@@ -138,7 +138,8 @@ void UnitCursor::next_block(const KeyBlock& block, Unit& unit, std::uint32_t* ma
 
 void UnitCursor::next_gathered(const GatheredUnit& gathered, Unit& unit, std::uint32_t* masks) {
   unit.packed = gathered.packed;
-  unit.masked = !gathered.complete || !head_->rule().allows_all(first_, last_, gathered.first, gathered.last);
+  unit.masked =
+      !gathered.complete || !slice_->rule().allows_all(first_, last_, gathered.first, gathered.last);
   if (!unit.masked) return;
   for (int i = 0; i < kUnitKeys; ++i) {
     masks[i] = gathered.positions[i] == kNoKey ? 0 : mask_of(gathered.positions[i]);
@@ -147,17 +148,17 @@ void UnitCursor::next_gathered(const GatheredUnit& gathered, Unit& unit, std::ui
 
 // The rows that attend to a key of the unit.
 std::uint32_t UnitCursor::mask_of(std::int64_t key) const {
-  const sparse::PositionRange rows = head_->rule().queries_of(key, first_, last_);
+  const sparse::PositionRange rows = slice_->rule().queries_of(key, first_, last_);
   if (rows.last < rows.first) return 0;
   const auto count = static_cast<int>(rows.last - rows.first + 1);
   return ~std::uint32_t{0} >> (kGroupRows - count) << (rows.first - first_);
 }
 
 void UnitCursor::skip() {
-  const auto& blocks = head_->blocks();
+  const auto& blocks = slice_->blocks();
   while (block_ < blocks.size() && !reached(blocks[block_].first)) ++block_;
   if (block_ < blocks.size()) return;
-  const auto& gathered = head_->gathered();
+  const auto& gathered = slice_->gathered();
   while (gathered_ < gathered.size() && !reached(gathered[gathered_].first)) ++gathered_;
 }
 

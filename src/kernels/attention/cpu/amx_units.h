@@ -56,10 +56,11 @@ class SliceUnits {
 // Walks the units of one row group: blocks, then gathered units. Units that no row attends to are left out.
 class UnitCursor {
  public:
-  UnitCursor(const SliceUnits& head, const RowGroup& rows, const PackedOperands& operands);
+  UnitCursor(const SliceUnits& slice, const RowGroup& rows, const PackedOperands& operands);
 
+  const SliceUnits& slice() const { return *slice_; }
   bool at_start() const { return at_start_; }
-  bool done() const { return block_ == head_->blocks().size() && gathered_ == head_->gathered().size(); }
+  bool done() const { return block_ == slice_->blocks().size() && gathered_ == slice_->gathered().size(); }
 
   // Fills in the next unit, and its masks when it is masked.
   void next(Unit& unit, std::uint32_t* masks);
@@ -68,10 +69,10 @@ class UnitCursor {
   void next_block(const KeyBlock& block, Unit& unit, std::uint32_t* masks);
   void next_gathered(const GatheredUnit& gathered, Unit& unit, std::uint32_t* masks);
   std::uint32_t mask_of(std::int64_t key) const;
-  bool reached(std::int64_t key) const { return !head_->rule().causal || key <= last_; }
+  bool reached(std::int64_t key) const { return !slice_->rule().causal || key <= last_; }
   void skip();
 
-  const SliceUnits* head_;
+  const SliceUnits* slice_;
   const PackedOperands* operands_;
   std::int64_t first_, last_;  // positions of the rows
   std::size_t block_ = 0, gathered_ = 0;

@@ -1,6 +1,6 @@
 """Builds, checks and times the GPU kernels in one go.
 
-python bench/gpu/run.py --out DIR [--library SO] [--prototype EXE]
+python bench/gpu/run.py --output FILE [--library SO] [--prototype EXE]
 
 Times ours and cuDNN's SDPA (torch) on the same structured heads, interleaved, as CUDA graphs, medians. Rates
 count the causal pairs of the index only; density, kept attention mass and error stand beside every time.
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import pathlib
 import statistics
 import subprocess
@@ -17,6 +18,7 @@ import sys
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 HEADS, KV_HEADS, HEAD_DIM = 32, 8, 128
+TITLE = "Attention kernels on the GPU: 32 query and 8 KV heads, head_dim 128, bf16"
 
 
 def build(build_dir: pathlib.Path) -> pathlib.Path:
@@ -118,7 +120,7 @@ class Bench:
         reference = statistics.median(times["cudnn dense"])
         for name in calls:
             ms = statistics.median(times[name])
-            row = {"num_tokens": num_tokens, "case": name, "ms": ms, "min_ms": min(times[name])}
+            row = {"length": num_tokens, "case": name, "ms": ms, "min_ms": min(times[name])}
             row["tflops"] = 4 * HEAD_DIM * facts[name]["pairs"] / ms * 1e-9
             row["density"] = facts[name]["pairs"] / all_pairs
             row["rate_over_cudnn"] = row["density"] * reference / ms
@@ -175,7 +177,7 @@ class Bench:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=pathlib.Path, required=True, help="folder for attention.json")
+    parser.add_argument("--output", type=pathlib.Path, required=True, help="result file to write")
     parser.add_argument("--library", help="libminference_cuda.so; built from the checkout when not given")
     parser.add_argument("--prototype", help="a program to time beside, called with lengths")
     parser.add_argument("--lengths", type=int, nargs="+", default=[8192, 32768, 131072])
@@ -184,10 +186,9 @@ def main() -> int:
     )
     parser.add_argument("--cases", type=int, default=200, help="random cases of the check")
     parser.add_argument("--kernel", choices=["sm90", "sm80"], default="sm90")
-    parser.add_argument("--commit", default="")
     options = parser.parse_args()
     sys.path[:0] = [str(ROOT / "python")]
-    library = options.library or str(build(options.out / "build"))
+    library = options.library or str(build(ROOT / "build" / "cuda-only"))
 
     # In a process of its own with a time limit, so that a kernel that hangs costs little.
     check = [sys.executable, pathlib.Path(__file__).with_name("check.py"), library, str(options.cases)]
@@ -195,21 +196,13 @@ def main() -> int:
         return 1
 
     bench = Bench(library, options.kernel)
-    report = {
-        "device": bench.torch.cuda.get_device_name(),
-        "torch": bench.torch.__version__,
-        "kernel": options.kernel,
-        "commit": options.commit,
-        "command": " ".join(sys.argv),
-        "query_heads": HEADS,
-        "kv_heads": KV_HEADS,
-        "head_dim": HEAD_DIM,
-        "results": bench.results,
-    }
-    options.out.mkdir(parents=True, exist_ok=True)
+    from minference.cli.machine import describe
+
+    extra: dict = {"kernel": options.kernel}
 
     def save() -> None:
-        (options.out / "attention.json").write_text(json.dumps(report, indent=1) + "\n")
+        result = describe(TITLE, os.cpu_count(), bench.results) | extra
+        options.output.write_text(json.dumps(result, indent=1) + "\n")
 
     for num_tokens in options.lengths:
         bench.length(num_tokens, 5 if num_tokens > 100000 else 11, options.layers)
@@ -218,7 +211,7 @@ def main() -> int:
         run = subprocess.run(
             [options.prototype, *map(str, options.lengths)], capture_output=True, text=True, timeout=120
         )
-        report["prototype"] = run.stdout
+        extra["prototype"] = run.stdout
         print(run.stdout)
         save()
     return 0

@@ -61,9 +61,11 @@ minference_cuda_library(minference_cuda SHARED "80;90-real"
   ${root}/src/kernels/index/cuda/index.cu
   ${root}/src/kernels/pool/cuda/pool.cu
   ${root}/src/kernels/select/cuda/select.cu
+  ${root}/src/kernels/share/cuda/add_followers.cu
   ${root}/src/prefill/cuda/layer.cc
   ${root}/src/prefill/gate.cc
   ${root}/src/sparse/count.cc
+  ${root}/src/sparse/shared_heads.cc
   ${root}/src/sparse/sparse_index.cc
   ${attention}/attention.cu
   ${attention}/clear_rows.cu

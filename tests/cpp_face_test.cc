@@ -104,6 +104,23 @@ TEST(CppFace, PrefillFollowsEveryHeadsPattern) {
   EXPECT_LT(statistics.density(), 1.0);
 }
 
+TEST(CppFace, HeadsOfAKvHeadShareAnIndex) {
+  minference::Context context;
+  Layer layer;
+  const std::vector<minference::HeadPattern> heads{minference::a_shape(3, 10), minference::a_shape(0, 70),
+                                                   minference::dense(), minference::a_shape(0, 1)};
+  prefill(context, layer.query_view(), layer.key_view(), layer.value_view(), layer.out_view(), heads,
+          {.fallback = minference::Fallback::off, .share_index = true, .lse = layer.lse_view()});
+  layer.expect([](std::int64_t h, std::int64_t q, std::int64_t k) {
+    return h == 2 || (h < 2 && (k < 3 || q - k < 70)) || (h == 3 && q == k);
+  });
+  const auto index = minference::Index::create(context, layer.query_view(), layer.key_view(), heads,
+                                               {.fallback = minference::Fallback::off, .share_index = true});
+  EXPECT_EQ(index.head(0).local, 70);
+  EXPECT_EQ(index.head(1).sink, 3);
+  EXPECT_EQ(index.head(3).local, 1);
+}
+
 TEST(CppFace, StepsComposeToAttention) {
   minference::Context context;
   Layer layer;

@@ -80,7 +80,9 @@ class Cpu:
         tiles = tuple(head.tiles[i] for i in range(head.num_tiles))
         return tiles, tuple(head.columns[i] for i in range(head.num_columns)), head.pairs
 
-    def blocks(self, query: torch.Tensor, key: torch.Tensor, patterns: list[HeadPattern]) -> list[tuple]:
+    def blocks(
+        self, query: torch.Tensor, key: torch.Tensor, patterns: list[HeadPattern], share_index: bool
+    ) -> list[tuple]:
         """Key blocks of each row block and pairs of block-sparse heads; query [1, H, ..], key [1, Hkv, ..]."""
         library, tensors = self._library, [x.cpu().contiguous() for x in (query, key)]
         dtype = {torch.float16: library.F16, torch.bfloat16: library.BF16}[query.dtype]
@@ -93,6 +95,7 @@ class Cpu:
             heads=ctypes.addressof(array),
             num_heads=len(patterns),
             fallback=FALLBACK_OFF,
+            share_index=share_index,
         )
         handle, functions = ctypes.c_void_p(), library.load()
         functions.index_create(self._context.current(), arguments, ctypes.byref(handle))
@@ -105,6 +108,16 @@ class Cpu:
             listed.append((blocks, head.pairs))
         functions.index_destroy(handle)
         return listed
+
+
+def largest(patterns: list[HeadPattern]) -> HeadPattern:
+    """Patterns of one kind, merged."""
+    return pattern_of(
+        patterns[0].pattern,
+        *(max(p.size[i] for p in patterns) for i in range(2)),
+        share_ppm=max(p.share_ppm for p in patterns),
+        last_dense_rows=max(p.last_dense_rows for p in patterns),
+    )
 
 
 class Case:
@@ -124,7 +137,7 @@ class Case:
         self.causal = rng.random() < 0.85
         self.block_sparse = rng.random() < 0.3
         self.dense_rows = rng.choice([(0,), (0,), (0, 0, 1, 17, 64, 100, 130, 5000)])
-        self.patterns = [self.pattern() for _ in range(self.num_heads)]
+        self.given = [self.pattern() for _ in range(self.num_heads)]
         self.query, self.key, self.value = (
             strided(self, h, n, rng)
             for h, n in ((self.num_heads, self.q_len), (self.kv_heads, kv_len), (self.kv_heads, kv_len))
@@ -138,6 +151,17 @@ class Case:
         self.key.mul_(spread)
         if rng.random() < 0.15:
             self.key[0, 0].copy_(self.key[0, 0, :1].expand(kv_len, -1))
+        self.share_index = rng.random() < 0.4
+        # What each head computes, and the heads that it computes it with.
+        self.sharing = [self.sharing_with(h) for h in range(self.num_heads)]
+        self.patterns = [largest([self.given[h] for h in heads]) for heads in self.sharing]
+
+    def sharing_with(self, head: int) -> list[int]:
+        """docs/algorithm.md, "One index for a group"."""
+        kind, first = self.given[head].pattern, head - head % self.group
+        if not self.share_index or kind == DENSE:
+            return [head]
+        return [h for h in range(first, first + self.group) if self.given[h].pattern == kind]
 
     def pattern(self) -> HeadPattern:
         kinds = [VERTICAL_SLASH, VERTICAL_SLASH, VERTICAL_SLASH, ADAPTIVE, A_SHAPE, DENSE]
@@ -162,7 +186,7 @@ class Case:
     def __str__(self) -> str:
         return (
             f"{self.dtype} head_dim {self.dim} heads {self.num_heads}/{self.kv_heads} "
-            f"q_len {self.q_len} kv_len {self.kv_len} causal {self.causal} "
+            f"q_len {self.q_len} kv_len {self.kv_len} causal {self.causal} shared {self.share_index} "
             f"dense rows {[p.last_dense_rows for p in self.patterns]}"
         )
 
@@ -172,7 +196,12 @@ class Case:
         return self.q_len < 128 or all_pairs < 4 * 128 * self.kv_len
 
     def estimated(self) -> list[int]:
-        return [h for h, p in enumerate(self.patterns) if p.pattern in (VERTICAL_SLASH, ADAPTIVE)]
+        """Heads that are estimated; of those that share an index, the first."""
+        heads = [h for h, sharing in enumerate(self.sharing) if h == sharing[0]]
+        return [h for h in heads if self.patterns[h].pattern in (VERTICAL_SLASH, ADAPTIVE)]
+
+    def is_estimated(self, head: int) -> bool:
+        return self.patterns[head].pattern in (VERTICAL_SLASH, ADAPTIVE)
 
 
 def run_dirty(call) -> None:
@@ -184,7 +213,14 @@ def run_dirty(call) -> None:
 
 def check_steps(library: LayerLibrary, cpu: Cpu, case: Case) -> dict[str, float]:
     call, index = library.prepare_index(
-        case.query, case.key, case.patterns, case.scale, FALLBACK_OFF, case.causal, details=True
+        case.query,
+        case.key,
+        case.given,
+        case.scale,
+        FALLBACK_OFF,
+        case.causal,
+        details=True,
+        share_index=case.share_index,
     )
     run_dirty(call)
     column_sums, diagonal_sums = index.sums
@@ -212,7 +248,9 @@ def check_steps(library: LayerLibrary, cpu: Cpu, case: Case) -> dict[str, float]
         selected = {h: (c.tolist(), o.tolist()) for h, c, o in zip(published, columns, offsets)}
     for h in case.estimated():
         pattern = case.patterns[h]
-        *reference, tolerance = reference_sums(case.query, case.key, h, case.scale)
+        exact = [reference_sums(case.query, case.key, member, case.scale) for member in case.sharing[h]]
+        of_columns, of_diagonals, tolerances = zip(*exact)
+        reference, tolerance = (sum(of_columns), sum(of_diagonals)), max(tolerances)
         for name, sums, expected in zip(worst, index.sums, reference):
             error = (sums[h].double() - expected).abs() / (expected + 1e-6)
             # NaN fails.
@@ -257,6 +295,10 @@ def check_steps(library: LayerLibrary, cpu: Cpu, case: Case) -> dict[str, float]
             ):
                 if difference := published_differs(expected, members, budget, forced, tolerance):
                     fail(f"{name} of head {h} against float64: {difference}")
+    for h, sharing in enumerate(case.sharing):
+        first = sharing[0]
+        if heads[h] != heads[first] or int(index.pairs[h]) != int(index.pairs[first]):
+            fail(f"head {h} differs from head {first}, whose index it shares")
     check_blocks(cpu, case, index, heads)
     check_fallback(library, case, heads)
     return worst
@@ -268,8 +310,8 @@ def check_blocks(cpu: Cpu, case: Case, index: LayerIndex, heads: list[HeadIndex]
     if not listed:
         return
     dense = HeadPattern()
-    patterns = [p if p.pattern == BLOCK_SPARSE else dense for p in case.patterns]
-    expected = cpu.blocks(case.query, case.key, patterns)
+    patterns = [p if p.pattern == BLOCK_SPARSE else dense for p in case.given]
+    expected = cpu.blocks(case.query, case.key, patterns, case.share_index)
     for h in listed:
         blocks, pairs = expected[h]
         if heads[h].form != (BLOCKS if blocks else ALL) or heads[h].blocks != blocks:
@@ -281,7 +323,7 @@ def check_blocks(cpu: Cpu, case: Case, index: LayerIndex, heads: list[HeadIndex]
 def check_fallback(library: LayerLibrary, case: Case, sparse: list[HeadIndex]) -> None:
     """Heads that fall back are those whose index costs as much as dense attention."""
     call, index = library.prepare_index(
-        case.query, case.key, case.patterns, case.scale, FALLBACK_AUTO, case.causal
+        case.query, case.key, case.given, case.scale, FALLBACK_AUTO, case.causal, share_index=case.share_index
     )
     run_dirty(call)
     q_len, kv_len = case.q_len, case.kv_len
@@ -337,7 +379,7 @@ def check_layer(library: LayerLibrary, case: Case) -> None:
     """A layer gives the bits of its steps, also from a graph, and of each sequence alone."""
     fallback = case.rng.choice([FALLBACK_AUTO, FALLBACK_OFF])
     call, index = library.prepare_index(
-        case.query, case.key, case.patterns, case.scale, fallback, case.causal
+        case.query, case.key, case.given, case.scale, fallback, case.causal, share_index=case.share_index
     )
     run_dirty(call)
     nan = float("nan")
@@ -355,7 +397,7 @@ def check_layer(library: LayerLibrary, case: Case) -> None:
         h
         for h, head in enumerate(index.heads())
         if case.dense_rows_of(h) > 0
-        and (head.form in (WINDOW, BLOCKS) or (estimates and h in case.estimated()))
+        and (head.form in (WINDOW, BLOCKS) or (estimates and case.is_estimated(h)))
     ]
     if not cut:
         steps.last_dense_rows = None  # the same of dense rows
@@ -372,11 +414,12 @@ def check_layer(library: LayerLibrary, case: Case) -> None:
         case.value,
         out,
         lse,
-        case.patterns,
+        case.given,
         case.scale,
         fallback,
         case.causal,
         pairs=pairs,
+        share_index=case.share_index,
     )
     run_dirty(layer)
     if not (torch.equal(out, expected) and torch.equal(lse, expected_lse)):
@@ -413,11 +456,12 @@ def check_layer(library: LayerLibrary, case: Case) -> None:
         *map(padded, (case.query, case.key, case.value)),
         batch_out,
         batch_lse,
-        case.patterns,
+        case.given,
         case.scale,
         fallback,
         case.causal,
         sequences=[(1, front, q_len, front, kv_len)],
+        share_index=case.share_index,
     )
     run_dirty(batch)
     rows = slice(front, front + q_len)

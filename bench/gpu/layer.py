@@ -117,6 +117,7 @@ class LayerLibrary(Library):
         fallback: int = FALLBACK_AUTO,
         causal: bool = True,
         details: bool = False,
+        share_index: bool = False,
     ) -> tuple[PreparedCall, LayerIndex]:
         """query [1, Hq, q_len, D], key [1, Hkv, kv_len, D]. `details`: offsets and sums too."""
         num_heads, kv_len = query.shape[1], key.shape[2]
@@ -129,6 +130,7 @@ class LayerLibrary(Library):
             heads=ctypes.addressof(array),
             num_heads=num_heads,
             non_causal=not causal,
+            share_index=share_index,
         )
         self.run("index_capacity", ctypes.byref(call), ctypes.byref(call.capacity))
 
@@ -215,6 +217,7 @@ class LayerLibrary(Library):
         sequences: collections.abc.Sequence[tuple[int, int, int, int, int]] | None = None,
         pairs: torch.Tensor | None = None,
         block_table: torch.Tensor | None = None,
+        share_index: bool = False,
     ) -> PreparedCall:
         """query, out [B, Hq, q_len, D], key, value [B, Hkv, kv_len, D], lse [B, Hq, q_len, 1] f32.
 
@@ -238,6 +241,7 @@ class LayerLibrary(Library):
             block_table=None if block_table is None else block_table.data_ptr(),
             block_table_stride=0 if block_table is None else block_table.shape[1],
             non_causal=not causal,
+            share_index=share_index,
         )
         kept = [query, key, value, out, lse, array, records, pairs, block_table]
         return PreparedCall(self, "prefill", call, kept)

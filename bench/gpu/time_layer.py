@@ -1,6 +1,6 @@
 """Times libminference_cuda's estimation, selection and index, and whole layers against cuDNN's SDPA.
 
-python bench/gpu/time_layer.py --library SO [--output FILE] [--profile] [--skip-attention] [--upstream CHECKOUT]
+python bench/gpu/time_layer.py --library SO [--output FILE] [--shared] [--profile] [--skip-attention] [--upstream CHECKOUT]
 
 32 query and 8 KV heads, head_dim 128, bf16; budgets of a layer of Llama-3.1-8B on heads that look like its.
 Medians of CUDA events; with --profile also every kernel's mean time.
@@ -93,12 +93,16 @@ class Layer:
         self.query, self.key, self.value = make_qkv(
             num_tokens, [head_type_of_budget(*budget) for budget in self.budgets], KV_HEADS
         )
-        self.settings = {f"layer {options.layer}": [pattern_of(VERTICAL_SLASH, *b) for b in self.budgets]}
+        patterns = {f"layer {options.layer}": [pattern_of(VERTICAL_SLASH, *b) for b in self.budgets]}
         if not options.skip_adaptive:
-            self.settings["adaptive 0.95"] = [pattern_of(ADAPTIVE)] * HEADS
+            patterns["adaptive 0.95"] = [pattern_of(ADAPTIVE)] * HEADS
+        self.settings = {name: {"patterns": heads, "share_index": False} for name, heads in patterns.items()}
+        if options.shared:
+            for name, heads in patterns.items():
+                self.settings[f"{name} shared"] = {"patterns": heads, "share_index": True}
 
     def rows(self) -> list[dict]:
-        rows = [self.index(name, patterns) for name, patterns in self.settings.items()]
+        rows = [self.index(name, setting) for name, setting in self.settings.items()]
         if not self.options.skip_attention and self.num_tokens <= self.options.longest_layer:
             self.whole(rows)
         return rows
@@ -106,13 +110,15 @@ class Layer:
     def density(self, index) -> float:
         return float(index.pairs.sum()) / (HEADS * self.num_tokens * (self.num_tokens + 1) // 2)
 
-    def index(self, name: str, patterns: list) -> dict:
+    def index(self, name: str, setting: dict) -> dict:
         """Estimation, selection and index."""
         undecided, without_fallback = self.library.prepare_index(
-            self.query, self.key, patterns, SCALE, FALLBACK_OFF
+            self.query, self.key, softmax_scale=SCALE, fallback=FALLBACK_OFF, **setting
         )
         undecided()
-        call, index = self.library.prepare_index(self.query, self.key, patterns, SCALE, FALLBACK_AUTO)
+        call, index = self.library.prepare_index(
+            self.query, self.key, softmax_scale=SCALE, fallback=FALLBACK_AUTO, **setting
+        )
         call()
         torch.cuda.synchronize()
         forms = index.device.heads[:, 0].tolist()
@@ -153,8 +159,8 @@ class Layer:
         out, lse = torch.empty_like(query), torch.empty(*query.shape[:3], 1, device="cuda")
         self.library.prepare_prefill(query, key, value, out, lse, [pattern_of(DENSE)] * HEADS, SCALE)()
         dense_lse, expected = lse.clone(), out.clone()
-        for row, patterns in zip(rows, self.settings.values()):
-            self.library.prepare_prefill(query, key, value, out, lse, patterns, SCALE)()
+        for row, setting in zip(rows, self.settings.values()):
+            self.library.prepare_prefill(query, key, value, out, lse, softmax_scale=SCALE, **setting)()
             mass = (lse - dense_lse).exp().mean(dim=(0, 2, 3))
             row["kept_mass"], row["kept_mass_of_worst_head"] = float(mass.mean()), float(mass.min())
             squares = [
@@ -165,12 +171,13 @@ class Layer:
         del lse, dense_lse, expected
 
         calls = {"cudnn": cudnn}
-        for name, patterns in self.settings.items():
-            layer = self.library.prepare_prefill(query, key, value, out, None, patterns, SCALE)
+        for name, setting in self.settings.items():
+            layer = self.library.prepare_prefill(query, key, value, out, None, softmax_scale=SCALE, **setting)
             calls[name, "layer"], calls[name, "graph"] = layer, graph_of(layer).replay
-            for page_size in (16, 64, 128):
+            # Pages cost the same whatever the index is, and much memory.
+            for page_size in () if setting["share_index"] else (16, 64, 128):
                 calls[name, f"pages_of_{page_size}"] = paged_layer(
-                    self.library, query, key, value, out, patterns, page_size
+                    self.library, query, key, value, out, setting["patterns"], page_size
                 )
         if self.options.upstream:
             calls["upstream"] = self.options.upstream.prepare(query, key, value, out, self.budgets)
@@ -202,6 +209,11 @@ def main() -> int:
     parser.add_argument("--repeats", type=int, default=21)
     parser.add_argument("--longest-layer", type=int, default=131072, help="beyond, time the index only")
     parser.add_argument("--skip-adaptive", action="store_true")
+    parser.add_argument(
+        "--shared",
+        action="store_true",
+        help="every setting also with one index for the query heads of a KV head",
+    )
     parser.add_argument("--profile", action="store_true")
     parser.add_argument("--skip-attention", action="store_true")
     parser.add_argument(

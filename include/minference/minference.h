@@ -209,6 +209,8 @@ typedef struct minference_prefill_args {
   const minference_head_pattern* heads; /* [num_heads], num_heads == Hq */
   int64_t num_heads;
   int32_t fallback; /* minference_fallback */
+  int32_t
+      share_index; /* 1: the query heads of a KV head share one, docs/algorithm.md, "One index for a group" */
 } minference_prefill_args;
 
 /* estimate -> select -> index -> attend for all heads of one layer. Rows in no sequence get out = 0 and lse = -inf.
@@ -260,7 +262,7 @@ MINFERENCE_API minference_status minference_index_vertical_slash(const minferenc
                                                                  int64_t q_len, int64_t kv_len,
                                                                  int32_t non_causal,
                                                                  minference_index** index);
-/* From patterns, running the steps that they need on one sequence. fallback as in minference_prefill. */
+/* From patterns, running the steps that they need on one sequence. fallback and share_index as in minference_prefill. */
 typedef struct minference_index_args {
   size_t struct_size;
   minference_tensor query; /* [1, Hq, q_len, D] */
@@ -270,6 +272,7 @@ typedef struct minference_index_args {
   const minference_head_pattern* heads; /* [num_heads], num_heads == Hq */
   int64_t num_heads;
   int32_t fallback;
+  int32_t share_index;
 } minference_index_args;
 MINFERENCE_API minference_status minference_index_create(minference_context* context,
                                                          const minference_index_args* args,

@@ -123,6 +123,9 @@ typedef struct minference_cuda_index_call {
   int32_t* row_offsets; /* [Hq, ceil(q_len / 64) + 1] */
   int32_t* key_blocks;  /* [Hq, block_capacity] */
   int32_t block_capacity;
+  int32_t
+      share_index; /* as in minference_prefill_args: the heads that share an index have copies of it, and sums
+                          and offsets of all together in the row of the first */
 } minference_cuda_index_call;
 
 /* From query, key and heads alone. */
@@ -186,6 +189,7 @@ typedef struct minference_cuda_prefill_call {
                                  pages are trusted to be in the pool */
   int64_t block_table_stride; /* pages a sequence can have */
   int32_t non_causal;         /* 1: no causal mask; then dense and A-shape only */
+  int32_t share_index;        /* as in minference_prefill_args */
 } minference_cuda_prefill_call;
 MINFERENCE_API minference_status minference_cuda_prefill_workspace(const minference_cuda_prefill_call* call,
                                                                    size_t* bytes);

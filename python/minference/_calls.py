@@ -67,6 +67,7 @@ def prefill(
     out=None,
     want_statistics=False,
     block_table=None,
+    share_index=False,
 ):
     """Run a layer.
 
@@ -79,6 +80,7 @@ def prefill(
     out : array, optional
         Where to write; made contiguous when left out.
     block_table : torch.Tensor, optional
+    share_index : bool
         As in `minference.prefill_attention`.
 
     Returns
@@ -102,6 +104,7 @@ def prefill(
             out,
             want_statistics,
             block_table,
+            share_index,
         )
     if block_table is not None:
         raise NotImplementedError("block_table must be None for tensors on the CPU")
@@ -129,6 +132,7 @@ def prefill(
         heads=heads[0],
         num_heads=heads[1],
         fallback=fallback,
+        share_index=share_index,
     )
     _library.load().prefill(_context.current(), args, raw)
     statistics = None

@@ -30,3 +30,10 @@ def require_number(value, name, rule, accepts):
     if number - number != 0 or not accepts(number):
         raise ValueError(f"{name} must be {rule}, got {value!r}")
     return number
+
+
+def require_boolean(value, name):
+    """`value`, which is True or False; ValueError for anything else."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} must be True or False, got {value!r}")
+    return value

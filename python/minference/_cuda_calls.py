@@ -108,6 +108,7 @@ def prefill(
     out,
     want_statistics,
     block_table,
+    share_index,
 ):
     device = query.device
     query, query_tensor = _describe(query, "query", device)
@@ -139,6 +140,7 @@ def prefill(
         block_table=None if block_table is None else block_table.data_ptr(),
         block_table_stride=0 if block_table is None else block_table.shape[1],
         non_causal=not causal,
+        share_index=share_index,
     )
     if not want_statistics:
         run("prefill", call, device)

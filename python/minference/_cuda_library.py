@@ -67,6 +67,7 @@ class IndexCall(Sized):
         ("row_offsets", c_void_p),
         ("key_blocks", c_void_p),
         ("block_capacity", c_int32),
+        ("share_index", c_int32),
     ]
 
 
@@ -115,6 +116,7 @@ class PrefillCall(Sized):
         ("block_table", c_void_p),
         ("block_table_stride", c_int64),
         ("non_causal", c_int32),
+        ("share_index", c_int32),
     ]
 
 

@@ -107,6 +107,7 @@ class PrefillArgs(Sized):
         ("heads", c_void_p),
         ("num_heads", c_int64),
         ("fallback", c_int32),
+        ("share_index", c_int32),
     ]
 
 
@@ -147,6 +148,7 @@ class IndexArgs(Sized):
         ("heads", c_void_p),
         ("num_heads", c_int64),
         ("fallback", c_int32),
+        ("share_index", c_int32),
     ]
 
 

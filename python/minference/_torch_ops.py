@@ -56,6 +56,7 @@ def _prefill(
     softmax_scale: float,
     causal: bool,
     fallback: int,
+    share_index: bool = False,
 ) -> Tuple[torch.Tensor, torch.Tensor]:
     _require_patterns(query, heads, sequences)
     heads = heads.contiguous()
@@ -71,6 +72,7 @@ def _prefill(
         causal,
         fallback,
         True,
+        share_index=share_index,
     )
     return out, lse
 
@@ -92,7 +94,7 @@ def _vertical_slash(
 
 
 @_prefill.register_fake
-def _(query, key, value, heads, sequences, softmax_scale, causal, fallback):
+def _(query, key, value, heads, sequences, softmax_scale, causal, fallback, share_index=False):
     _require_patterns(query, heads, sequences)
     return _fake_outputs(query)
 
@@ -117,14 +119,16 @@ def _integers(array, name, dtype):
     return array.clamp(limits.min, limits.max).to(dtype)
 
 
-def prefill(query, key, value, heads, sequences, softmax_scale, causal, fallback):
+def prefill(query, key, value, heads, sequences, softmax_scale, causal, fallback, share_index):
     """`minference.prefill_attention` as one node; `heads` and `sequences` may be plain numbers."""
     heads = _integers(heads, "heads", torch.int32)
     if heads.ndim == 1:
         heads = heads.expand(query.shape[1], -1)
     if sequences is not None:
         sequences = _integers(sequences, "sequences", torch.int64)
-    return torch.ops.minference.prefill(query, key, value, heads, sequences, softmax_scale, causal, fallback)
+    return torch.ops.minference.prefill(
+        query, key, value, heads, sequences, softmax_scale, causal, fallback, share_index
+    )
 
 
 def vertical_slash(query, key, value, columns, offsets, softmax_scale, causal):

@@ -6,12 +6,12 @@ import os
 from collections.abc import Mapping
 
 from . import _library, patterns
-from ._checks import INT32_END, require_integer, require_number
+from ._checks import INT32_END, require_boolean, require_integer, require_number
 
 # Options that attn_kwargs may set, with their defaults. Sizes are MInference 1.0's (its README and
 # models_patch.py).
 _OPTIONS = {
-    "minference": {"share": None, "last_dense_rows": 0, "minference_ratio": 1.0},
+    "minference": {"share": None, "last_dense_rows": 0, "minference_ratio": 1.0, "share_index": False},
     "dense": {},
     "a_shape": {"n_init": 128, "n_local": 3968},
     "tri_shape": {"n_init": 128, "n_local": 3968, "n_last": 100},
@@ -70,6 +70,8 @@ def _checked_options(attn_type, given):
     fallback = options.get("fallback", "auto")
     if not isinstance(fallback, str) or fallback not in ("auto", "off"):
         raise ValueError(f'attn_kwargs[\'fallback\'] must be "auto" or "off", got {fallback!r}')
+    if "share_index" in options:
+        require_boolean(options["share_index"], "attn_kwargs['share_index']")
     if "minference_ratio" in options:
         options["minference_ratio"] = require_number(
             options["minference_ratio"],

@@ -14,7 +14,7 @@ import sys
 
 from . import _calls, _library, patterns
 from ._arrays import arrays_of, is_traced, on_cuda, require_four_dimensions
-from ._checks import require_integer, require_number
+from ._checks import require_boolean, require_integer, require_number
 
 _FALLBACKS = {"auto": _library.FALLBACK_AUTO, "off": _library.FALLBACK_OFF}
 
@@ -62,6 +62,7 @@ def prefill_attention(
     sequences=None,
     block_table=None,
     fallback="auto",
+    share_index=False,
     return_lse=False,
     return_statistics=False,
 ):
@@ -90,6 +91,9 @@ def prefill_attention(
         Needs `sequences`, with kv_begin 0. CUDA tensors only.
     fallback : {"auto", "off"}
         "auto" runs short calls, and heads whose pattern would cost more than dense attention, densely.
+    share_index : bool
+        The query heads of a key head with patterns of one kind compute the same pairs: those that the sum of their
+        estimates selects with the largest of each of their sizes (docs/algorithm.md, "One index for a group").
     return_lse : bool
         Return the logarithm of each row's sum of exponentials too.
     return_statistics : bool
@@ -112,6 +116,7 @@ def prefill_attention(
     """
     if not isinstance(fallback, str) or fallback not in _FALLBACKS:
         raise ValueError(f'fallback must be "auto" or "off", got {fallback!r}')
+    share_index = require_boolean(share_index, "share_index")
     scale = _scale(softmax_scale)
     if _is_traced(query):
         if return_statistics:
@@ -121,7 +126,7 @@ def prefill_attention(
         from . import _torch_ops
 
         out, lse = _torch_ops.prefill(
-            query, key, value, heads, sequences, scale, causal, _FALLBACKS[fallback]
+            query, key, value, heads, sequences, scale, causal, _FALLBACKS[fallback], share_index
         )
         return (out, lse) if return_lse else out
     arrays_of(query)
@@ -140,6 +145,7 @@ def prefill_attention(
         return_lse,
         want_statistics=return_statistics,
         block_table=block_table,
+        share_index=share_index,
     )
     results = [out] + [lse] * return_lse + [statistics] * return_statistics
     return results[0] if len(results) == 1 else tuple(results)

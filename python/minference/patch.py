@@ -130,6 +130,7 @@ def minference_patch(model, config):
             torch.from_numpy(layers[layer]),
             fallback,
             config.attn_type == "static" and layer >= config.starting_layer,
+            config.options.get("share_index", False),
         )
         for layer in modules
     }
@@ -187,7 +188,7 @@ class MInference:
     attn_kwargs : dict, optional
         Options of the attention type. ``minference``: ``share`` (adaptive patterns that keep this share of
         the estimated mass, whatever files there are), ``last_dense_rows``, ``minference_ratio`` (multiplies
-        vertical-slash sizes). ``a_shape``: ``n_init``, ``n_local``. ``tri_shape``: also ``n_last``.
+        vertical-slash sizes), ``share_index`` (as in `prefill_attention`). ``a_shape``: ``n_init``, ``n_local``. ``tri_shape``: also ``n_last``.
         ``static``: ``vertical_size``, ``slash_size``. All: ``fallback``, "auto" or "off" (what the patterns
         say even where dense attention is faster).
     kv_type : str

@@ -151,6 +151,7 @@ class Recorder:
             self._kept_mass,
             out=out,
             want_statistics=True,
+            share_index=plan.share_index,
         )
         seconds = time.perf_counter() - begin
         self.report._add(seconds, statistics, call.sequences)

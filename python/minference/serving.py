@@ -51,12 +51,14 @@ def layers_of(config, num_layers, num_heads, model):
         For every layer, the five numbers of each query head, all tensor-parallel ranks'.
     fallback : int
         FALLBACK_AUTO or FALLBACK_OFF.
+    share_index : bool
+        As in `minference.prefill_attention`.
     """
     if config.attn_type == "static":
         raise NotImplementedError("attn_type must be one that keeps nothing from call to call, got 'static'")
     layers = config.layers(num_layers, num_heads, model)
     fallback = _library.FALLBACK_OFF if config.options["fallback"] == "off" else _library.FALLBACK_AUTO
-    return [heads.tolist() for heads in layers], fallback
+    return [heads.tolist() for heads in layers], fallback, config.options.get("share_index", False)
 
 
 def slice_of_rank(heads, rank, num_heads):

@@ -39,15 +39,18 @@ class LayerPlan:
         FALLBACK_AUTO or FALLBACK_OFF.
     static : bool
         Whether columns and diagonals are chosen in the first call and kept.
+    share_index : bool
+        As in `minference.prefill_attention`.
     recorder : object or None
         Called with each layer call while `minference.record` is active.
     """
 
-    def __init__(self, layer, heads, fallback, static=False):
+    def __init__(self, layer, heads, fallback, static=False, share_index=False):
         self.layer = layer
         self.heads = heads
         self.fallback = fallback
         self.static = static
+        self.share_index = share_index
         self.members = None
         self.recorder = None
         self._windowed = {}
@@ -104,6 +107,7 @@ class LayerPlan:
                 self.fallback,
                 False,
                 out=out.transpose(1, 2),
+                share_index=self.share_index,
             )
         return out
 

@@ -51,4 +51,9 @@ prefill::Fallback checked_fallback(std::int32_t fallback) {
   return static_cast<prefill::Fallback>(fallback);
 }
 
+bool checked_share_index(std::int32_t share_index) {
+  base::require(share_index == 0 || share_index == 1, "share_index", "must be 0 or 1", share_index);
+  return share_index == 1;
+}
+
 }  // namespace minference::capi

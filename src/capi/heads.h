@@ -22,4 +22,6 @@ std::vector<sparse::HeadPattern> checked_heads(const minference_head_pattern* he
 
 prefill::Fallback checked_fallback(std::int32_t fallback);
 
+bool checked_share_index(std::int32_t share_index);
+
 }  // namespace minference::capi

@@ -51,7 +51,8 @@ sparse::SparseIndex checked_index(const ContextLease& context, const minference_
                                .softmax_scale = checked_softmax_scale(args.softmax_scale, layer.head_dim),
                                .causal = causal,
                                .heads = heads,
-                               .fallback = checked_fallback(args.fallback)},
+                               .fallback = checked_fallback(args.fallback),
+                               .share_index = checked_share_index(args.share_index)},
                               context.isa(), context.executor(), unused);
 }
 

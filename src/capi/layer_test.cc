@@ -156,6 +156,15 @@ TEST(Prefill, ShortCallsAndExpensiveHeadsFallBack) {
   EXPECT_EQ(result.fallback, (std::vector<std::int32_t>{0, 1})) << "a full budget costs more than dense";
   EXPECT_LT(result.density[0], 0.6);
   EXPECT_EQ(result.density[1], 1.0);
+
+  layer.args.share_index = 1;
+  result = run(layer);
+  EXPECT_EQ(result.fallback, (std::vector<std::int32_t>{1, 1})) << "one index, of the larger budget";
+  EXPECT_EQ(result.density, (std::vector<double>{1.0, 1.0}));
+  layer.heads[1] = {MINFERENCE_DENSE};
+  result = run(layer);
+  EXPECT_EQ(result.fallback, (std::vector<std::int32_t>{0, 0})) << "nothing is shared with a dense head";
+  EXPECT_LT(result.density[0], 0.6);
 }
 
 TEST(Prefill, LastDenseRowsSeeEveryKey) {

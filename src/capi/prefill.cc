@@ -33,6 +33,7 @@ void run_prefill(const ContextLease& context, const minference_prefill_args& arg
   const auto heads = checked_heads(args.heads, args.num_heads, layer.num_query_heads, causal);
   const float softmax_scale = checked_softmax_scale(args.softmax_scale, layer.head_dim);
   const auto fallback = checked_fallback(args.fallback);
+  const bool share_index = checked_share_index(args.share_index);
   const auto sequences = checked_sequences(args.sequences, args.num_sequences, layer, causal);
   const auto order = in_row_order(sequences);
 
@@ -52,7 +53,8 @@ void run_prefill(const ContextLease& context, const minference_prefill_args& arg
                                   .softmax_scale = softmax_scale,
                                   .causal = causal,
                                   .heads = heads,
-                                  .fallback = fallback};
+                                  .fallback = fallback,
+                                  .share_index = share_index};
     prefill::prefill_layer(plan, input_heads(args.value, s.batch, s.kv_begin, s.kv_len),
                            output_heads(args.out, s.batch, s.q_begin, s.q_len),
                            row_values(layer.lse, s.batch, s.q_begin), context.isa(), context.executor(),

@@ -82,6 +82,7 @@ class RandomCalls {
            [&] { return wrong("num_sequences", args.num_sequences, -pick(random_, 1, INT64_MAX)); },
            [&] { return spoil_sequence(random_, sequences); },
            [&] { return wrong("fallback", args.fallback, outside32(random_, 0, 1)); },
+           [&] { return wrong("share_index", args.share_index, outside32(random_, 0, 1)); },
            [&] { return wrong("context", context, nullptr); },
            [&] { return wrong("args", args_pointer, nullptr); }});
     expect_refused(minference_prefill(context, args_pointer, nullptr));
@@ -188,6 +189,7 @@ class RandomCalls {
            [&] { return wrong("heads", args.heads, nullptr); }, [&] { return spoil_head(random_, heads); },
            [&] { return wrong("heads[0].pattern", args.non_causal, 1); },
            [&] { return wrong("fallback", args.fallback, outside32(random_, 0, 1)); },
+           [&] { return wrong("share_index", args.share_index, outside32(random_, 0, 1)); },
            [&] { return wrong("context", context, nullptr); },
            [&] { return wrong("args", args_pointer, nullptr); },
            [&] { return wrong("index", target, nullptr); }});

@@ -74,6 +74,7 @@ TEST(Refusals, PrefillNamesArgumentRuleAndValue) {
       {[](auto& a) { a.heads = slash, a.non_causal = 1; }, MINFERENCE_INVALID_ARGUMENT,
        "heads[1].pattern must be dense"},
       {[](auto& a) { a.fallback = 2; }, MINFERENCE_INVALID_ARGUMENT, "fallback must be "},
+      {[](auto& a) { a.share_index = 2; }, MINFERENCE_INVALID_ARGUMENT, "share_index must be 0 or 1, got 2"},
       {[](auto& a) { a.num_sequences = 1; }, MINFERENCE_INVALID_ARGUMENT, "num_sequences must be 0 when"},
       {[](auto& a) { a.sequences = &outside, a.num_sequences = 1; }, MINFERENCE_INVALID_ARGUMENT,
        "sequences[0].q_len must be from 0 to 54, got 60"},

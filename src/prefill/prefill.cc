@@ -10,6 +10,7 @@
 #include "kernels/index/index.h"
 #include "kernels/pool/pool.h"
 #include "kernels/select/select.h"
+#include "sparse/shared_heads.h"
 
 namespace minference::prefill {
 namespace {
@@ -46,11 +47,24 @@ base::HeadsView<Data> slice_heads(base::HeadsView<Data> view, std::int64_t first
   return view;
 }
 
+// Adds to the row of a head that leads those of the heads that share its index, in their order. `row_of(head)` is
+// their rows' first element.
+template <class RowOf>
+void add_followers(const sparse::SharedHeads& shared, std::int64_t leader, std::int64_t size, RowOf row_of) {
+  float* const sums = row_of(leader);
+  for (std::int64_t h = shared.next[leader]; h >= 0; h = shared.next[h]) {
+    const float* const row = row_of(h);
+    for (std::int64_t i = 0; i < size; ++i) sums[i] += row[i];
+  }
+}
+
 // One pass of estimation over the query heads of some KV heads, and what it selects.
 class VerticalSlashHeads {
  public:
-  VerticalSlashHeads(const LayerPlan& plan, base::Isa isa, base::Executor& executor)
+  VerticalSlashHeads(const LayerPlan& plan, const sparse::SharedHeads& shared, base::Isa isa,
+                     base::Executor& executor)
       : plan_(plan),
+        shared_(shared),
         executor_(executor),
         estimate_(kernels::select_estimate(isa, plan.query.dtype, plan.query.dim)),
         column_cost_(kernels::select_attention(isa, plan.query.dtype, plan.query.dim).cost_of_column) {}
@@ -78,6 +92,10 @@ class VerticalSlashHeads {
     return std::any_of(heads.begin(), heads.end(), needs_estimate);
   }
 
+  bool needs_index(std::int64_t head) const {
+    return shared_.leads(head) && needs_estimate(plan_.heads[static_cast<std::size_t>(head)]);
+  }
+
   void build_some(std::int64_t first_kv_head, std::int64_t kv_heads, float* sums,
                   std::vector<HeadIndex>& heads, Statistics& statistics) {
     const std::int64_t group = plan_.query.heads / plan_.key.heads;
@@ -94,22 +112,24 @@ class VerticalSlashHeads {
                      .head_stride = kv_len},
                     executor_);
     }
-    const auto sums_of = [&](float* base, std::int64_t i) {
-      return std::span<const float>(base + i * kv_len, static_cast<std::size_t>(kv_len));
+    // Of all heads that share the index of head `first + i`, which leads them.
+    const auto summed = [&](float* rows, std::int64_t i) {
+      add_followers(shared_, first + i, kv_len, [&](std::int64_t h) { return rows + (h - first) * kv_len; });
+      return std::span<const float>(rows + i * kv_len, static_cast<std::size_t>(kv_len));
     };
     std::vector<kernels::Selection> selections(static_cast<std::size_t>(count));
     {
       Stopwatch watch(statistics.seconds_select);
       executor_.parallel_for_throwing(count, [&](std::int64_t i, int) {
+        if (!needs_index(first + i)) return;
         const HeadPattern& head = plan_.heads[static_cast<std::size_t>(first + i)];
-        if (!needs_estimate(head)) return;
         selections[static_cast<std::size_t>(i)] =
-            kernels::select(head, sums_of(column_sums, i), sums_of(diagonal_sums, i), column_cost_);
+            kernels::select(head, summed(column_sums, i), summed(diagonal_sums, i), column_cost_);
       });
     }
     Stopwatch watch(statistics.seconds_index);
     executor_.parallel_for_throwing(count, [&](std::int64_t i, int) {
-      if (!needs_estimate(plan_.heads[static_cast<std::size_t>(first + i)])) return;
+      if (!needs_index(first + i)) return;
       const auto& selection = selections[static_cast<std::size_t>(i)];
       heads[static_cast<std::size_t>(first + i)] =
           kernels::index_vertical_slash(selection.columns, selection.offsets, plan_.query.rows, kv_len, true);
@@ -117,13 +137,14 @@ class VerticalSlashHeads {
   }
 
   const LayerPlan& plan_;
+  const sparse::SharedHeads& shared_;
   base::Executor& executor_;
   const kernels::EstimateKernel& estimate_;
   double column_cost_;
 };
 
-void build_block_sparse(const LayerPlan& plan, base::Executor& executor, std::vector<HeadIndex>& heads,
-                        Statistics& statistics) {
+void build_block_sparse(const LayerPlan& plan, const sparse::SharedHeads& shared, base::Executor& executor,
+                        std::vector<HeadIndex>& heads, Statistics& statistics) {
   const auto blocks = [](std::int64_t rows) { return (rows + sparse::kRowBlock - 1) / sparse::kRowBlock; };
   const std::int64_t dim = plan.query.dim;
   const std::int64_t query_size = blocks(plan.query.rows) * dim, key_size = blocks(plan.key.rows) * dim;
@@ -138,7 +159,9 @@ void build_block_sparse(const LayerPlan& plan, base::Executor& executor, std::ve
   const std::int64_t group = plan.query.heads / plan.key.heads;
   executor.parallel_for_throwing(plan.query.heads, [&](std::int64_t h, int) {
     const HeadPattern& head = plan.heads[static_cast<std::size_t>(h)];
-    if (head.pattern != Pattern::block_sparse) return;
+    if (head.pattern != Pattern::block_sparse || !shared.leads(h)) return;
+    // The score of a sum of queries is the sum of their scores.
+    add_followers(shared, h, query_size, [&](std::int64_t i) { return query.data() + i * query_size; });
     heads[static_cast<std::size_t>(h)] =
         kernels::index_block_sparse(query.data() + h * query_size, key.data() + h / group * key_size, dim,
                                     head.size[0], plan.query.rows, plan.key.rows, plan.causal);
@@ -178,8 +201,12 @@ double cost_of(const sparse::SparseIndex& index, std::int64_t head, const kernel
          static_cast<double>(work.row_slices) * kernel.cost_of_slice;
 }
 
-sparse::SparseIndex build_index(const LayerPlan& plan, base::Isa isa, base::Executor& executor,
+sparse::SparseIndex build_index(const LayerPlan& given, base::Isa isa, base::Executor& executor,
                                 Statistics& statistics) {
+  const std::int64_t group = given.share_index ? given.query.heads / given.key.heads : 1;
+  const sparse::SharedHeads shared = sparse::share_within_groups(given.heads, group);
+  LayerPlan plan = given;
+  plan.heads = shared.heads;
   sparse::SparseIndex index{plan.query.rows, plan.key.rows, plan.causal, {}};
   index.heads.resize(plan.heads.size());
   // Without rows there is nothing to compute, and no fallback from it.
@@ -192,9 +219,9 @@ sparse::SparseIndex build_index(const LayerPlan& plan, base::Isa isa, base::Exec
   };
   const auto is_block_sparse = [](const HeadPattern& head) { return head.pattern == Pattern::block_sparse; };
   if (plan.query.rows > 0 && !gated && has(needs_estimate))
-    VerticalSlashHeads(plan, isa, executor).build(index.heads, statistics);
+    VerticalSlashHeads(plan, shared, isa, executor).build(index.heads, statistics);
   if (plan.query.rows > 0 && !gated && has(is_block_sparse))
-    build_block_sparse(plan, executor, index.heads, statistics);
+    build_block_sparse(plan, shared, executor, index.heads, statistics);
 
   Stopwatch watch(statistics.seconds_index);
   for (std::size_t h = 0; h < plan.heads.size(); ++h) {
@@ -206,6 +233,12 @@ sparse::SparseIndex build_index(const LayerPlan& plan, base::Isa isa, base::Exec
       statistics.head_fallback[h] = gated && (needs_estimate(head) || is_block_sparse(head));
   }
   if (automatic) fall_back(plan, kernel, index, statistics.head_fallback);
+  for (std::size_t h = 0; h < plan.heads.size(); ++h) {
+    const auto leader = static_cast<std::size_t>(shared.leader[h]);
+    if (leader == h) continue;
+    index.heads[h] = index.heads[leader];
+    if (!statistics.head_fallback.empty()) statistics.head_fallback[h] = statistics.head_fallback[leader];
+  }
   return index;
 }
 

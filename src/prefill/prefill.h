@@ -22,6 +22,7 @@ struct LayerPlan {
   bool causal = true;
   std::span<const sparse::HeadPattern> heads;  // [num_query_heads]
   Fallback fallback = Fallback::automatic;
+  bool share_index = false;  // query heads of a KV head share one (sparse/shared_heads.h)
 };
 
 // Filled where given; seconds are added to, so that calls over several sequences sum up.

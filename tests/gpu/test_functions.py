@@ -131,10 +131,14 @@ def test_estimate_and_select_equal_the_cpu(head_dim):
     ],
 )
 @pytest.mark.parametrize("head_dim", [80, 128, 256])
-def test_prefill_is_near_the_cpu_and_counts_the_same_pairs(pattern, head_dim):
+@pytest.mark.parametrize("share_index", [False, True])
+def test_prefill_is_near_the_cpu_and_counts_the_same_pairs(pattern, head_dim, share_index):
     tensors = long_layer(head_dim)
-    expected, theirs = minference.prefill_attention(*tensors, pattern, return_statistics=True)
-    out, ours = minference.prefill_attention(*on_gpu(tensors), pattern, return_statistics=True)
+    options = {"share_index": share_index, "return_statistics": True}
+    expected, theirs = minference.prefill_attention(*tensors, pattern, **options)
+    out, ours = minference.prefill_attention(*on_gpu(tensors), pattern, **options)
+    if share_index:
+        assert len(set(ours.density[0])) == 1
     assert ours.all_pairs == theirs.all_pairs
     assert ours.density.shape == theirs.density.shape == (1, 4)
     if pattern[0] != patterns.adaptive(0.95)[0]:
@@ -142,6 +146,19 @@ def test_prefill_is_near_the_cpu_and_counts_the_same_pairs(pattern, head_dim):
         assert numpy.array_equal(ours.fallback, theirs.fallback)
         assert numpy.allclose(ours.density, theirs.density, rtol=1e-3)
         assert row_error(out.cpu(), expected.double()) <= 3 * ALLOWANCE[torch.bfloat16]
+
+
+def test_heads_of_several_kinds_share_with_their_own():
+    tensors = long_layer()
+    slash = patterns.vertical_slash
+    heads = [slash(100, 300), patterns.dense(), slash(60, 800), patterns.block_sparse(10)]
+    options = {"share_index": True, "return_lse": True, "return_statistics": True}
+    expected, expected_lse, theirs = minference.prefill_attention(*tensors, heads, **options)
+    out, lse, ours = minference.prefill_attention(*on_gpu(tensors), heads, **options)
+    assert numpy.allclose(ours.density, theirs.density, rtol=1e-3)
+    assert ours.density[0, 0] == ours.density[0, 2] < 1 and ours.density[0, 1] == 1
+    assert row_error(out.cpu(), expected.double()) <= 3 * ALLOWANCE[torch.bfloat16]
+    assert (lse.cpu() - expected_lse).abs().max() <= 2e-3
 
 
 @pytest.mark.parametrize("q_len", [2048, 700, 100])

@@ -126,6 +126,27 @@ def test_full_budget_is_dense(heads):
     assert_attention(out, lse, query, key, value, causal_mask(300, 450))
 
 
+def test_the_heads_of_a_key_head_share_what_their_sums_select():
+    query, key, value = inputs((1, 5, 1, 700, 700, 64), torch.float32)
+    vertical_slash, dense = minference.patterns.vertical_slash, minference.patterns.dense()
+    heads = [vertical_slash(40, 110), dense, vertical_slash(31, 120)] + [
+        minference.patterns.block_sparse(n) for n in (3, 5)
+    ]
+    out, lse, statistics = minference.prefill_attention(
+        query, key, value, heads, fallback="off", share_index=True, return_lse=True, return_statistics=True
+    )
+    column_sums, diagonal_sums = (
+        sums[0, [0, 2]].sum(0, keepdim=True) for sums in minference.estimate(query, key)
+    )
+    columns, offsets = minference.select(column_sums, diagonal_sums, vertical_slash(40, 120))
+    slash = vertical_slash_mask(700, 700, columns[0].tolist(), offsets[0].tolist())
+    pooled = query[:, 3:].sum(1, keepdim=True)
+    blocks = block_sparse_mask(pooled, key, 5)[0, 0]
+    masks = torch.stack([slash, causal_mask(700, 700), slash, blocks, blocks])
+    assert_attention(out, lse, query, key, value, masks[None])
+    numpy.testing.assert_allclose(statistics.density[0], masks.sum((1, 2)).numpy() / (700 * 701 / 2))
+
+
 def test_every_head_follows_its_own_pattern():
     query, key, value = inputs((1, 3, 1, 200, 200, 64), torch.float32)
     heads = [

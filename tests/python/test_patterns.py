@@ -174,7 +174,7 @@ def test_upstream_types_that_are_missing(attn_type):
         (TypeError, "unexpected argument 'nonsense'", {"nonsense": 1}),
         (
             ValueError,
-            "may set fallback, last_dense_rows, minference_ratio, share, got 'n_init'",
+            "may set fallback, last_dense_rows, minference_ratio, share, share_index, got 'n_init'",
             {"attn_kwargs": {"n_init": 1}},
         ),
         (ValueError, "may set nothing, got 'n_init'", {"attn_type": "hf", "attn_kwargs": {"n_init": 1}}),
@@ -188,6 +188,7 @@ def test_upstream_types_that_are_missing(attn_type):
         (ValueError, "minference_ratio.* must be a finite", {"attn_kwargs": {"minference_ratio": "a"}}),
         (ValueError, "fallback.* must be", {"attn_kwargs": {"fallback": "never"}}),
         (ValueError, "fallback.* must be", {"attn_kwargs": {"fallback": [1]}}),
+        (ValueError, "share_index.* must be True or False, got 1", {"attn_kwargs": {"share_index": 1}}),
         (ValueError, "attn_kwargs must be a dict or None, got 3", {"attn_kwargs": 3}),
         (ValueError, r"attn_type must be one of.*got \['a'\]", {"attn_type": ["a"]}),
     ],

@@ -42,9 +42,14 @@ def test_patterns_of_all_layers_in_plain_numbers(monkeypatch):
     monkeypatch.setenv(
         VARIABLE, '{"attn_type": "a_shape", "attn_kwargs": {"fallback": "off"}, "starting_layer": 1}'
     )
-    layers, fallback = layers_of(requested(VARIABLE), 2, 3, "some/model")
+    layers, fallback, share_index = layers_of(requested(VARIABLE), 2, 3, "some/model")
     assert layers == [[[0, 0, 0, 0, 0]] * 3, [[1, 128, 3968, 0, 0]] * 3]
-    assert fallback == _library.FALLBACK_OFF
+    assert fallback == _library.FALLBACK_OFF and share_index is False
+
+
+def test_a_shared_index_is_asked_for(monkeypatch):
+    monkeypatch.setenv(VARIABLE, '{"attn_kwargs": {"share_index": true}}')
+    assert layers_of(requested(VARIABLE), 2, 3, "some/model")[2] is True
 
 
 def test_every_rank_has_its_heads():

@@ -141,13 +141,18 @@ def test_an_engine_gets_the_patterns_and_forgets_its_prefixes(llm, attn_type):
     adaptive = [4, 0, 0, 0, 950000]
     assert llm.calls == [
         "reset_prefix_cache",
-        ("enable", {"layers": [[adaptive] * 4] * 2, "fallback": 0}),
+        ("enable", {"layers": [[adaptive] * 4] * 2, "fallback": 0, "share_index": False}),
     ]
 
 
 def test_options_reach_an_engine(llm):
     MInference("vllm_a_shape", attn_kwargs={"n_init": 1, "n_local": 2, "fallback": "off"})(llm)
-    assert llm.calls[-1] == ("enable", {"layers": [[[1, 1, 2, 0, 0]] * 4] * 2, "fallback": 1})
+    assert llm.calls[-1] == (
+        "enable",
+        {"layers": [[[1, 1, 2, 0, 0]] * 4] * 2, "fallback": 1, "share_index": False},
+    )
+    MInference("vllm", attn_kwargs={"share_index": True})(llm)
+    assert llm.calls[-1][1]["share_index"] is True
 
 
 @pytest.mark.parametrize("undo", [restore, MInference("hf")])

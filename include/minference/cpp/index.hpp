@@ -33,6 +33,7 @@ struct IndexOptions {
   float softmax_scale = 0;  // 0: 1 / sqrt(D)
   bool causal = true;
   Fallback fallback = Fallback::automatic;
+  bool share_index = false;  // as in PrefillOptions
 };
 
 // Which pairs every head computes. Immutable; may be shared by threads.
@@ -56,7 +57,8 @@ class Index {
                                      .non_causal = options.causal ? 0 : 1,
                                      .heads = heads.data(),
                                      .num_heads = static_cast<std::int64_t>(heads.size()),
-                                     .fallback = static_cast<std::int32_t>(options.fallback)};
+                                     .fallback = static_cast<std::int32_t>(options.fallback),
+                                     .share_index = options.share_index ? 1 : 0};
     return Index(Handle(minference_index_create, context.c(), &args));
   }
 

@@ -45,6 +45,8 @@ struct PrefillOptions {
   bool causal = true;                        // false: dense, A-shape and block-sparse only
   std::span<const Sequence> sequences = {};  // empty: every batch entry whole
   Fallback fallback = Fallback::automatic;
+  // The query heads of a KV head share an index, made from their summed estimates and their largest budgets.
+  bool share_index = false;
   MutableTensorView lse = {};  // [B, Hq, q_len, 1] f32, natural log, -inf for a row without keys
 };
 
@@ -77,7 +79,8 @@ inline Statistics prefill(Context& context, TensorView query, TensorView key, Te
                                      .num_sequences = whole ? 0 : num_sequences,
                                      .heads = heads.data(),
                                      .num_heads = static_cast<std::int64_t>(heads.size()),
-                                     .fallback = static_cast<std::int32_t>(options.fallback)};
+                                     .fallback = static_cast<std::int32_t>(options.fallback),
+                                     .share_index = options.share_index ? 1 : 0};
   minference_statistics statistics{};
   statistics.struct_size = sizeof statistics;
   statistics.head_density = result.head_density.data();

@@ -113,6 +113,8 @@ class LayerAttention:
         int32 ``[num_query_heads of this rank, 5]``.
     fallback : int
         FALLBACK_AUTO or FALLBACK_OFF.
+    share_index : bool
+        As in `minference.prefill_attention`.
 
     Attributes
     ----------
@@ -120,11 +122,12 @@ class LayerAttention:
         Called with each chunk while `minference.record` is active.
     """
 
-    def __init__(self, impl, heads, fallback):
+    def __init__(self, impl, heads, fallback, share_index):
         self._impl = impl
         self._dense = type(impl).forward.__get__(impl)
         self.heads = heads
         self.fallback = fallback
+        self.share_index = share_index
         self.recorder = None
 
     def heads_for(self, window):
@@ -186,4 +189,16 @@ class LayerAttention:
             self.recorder(self, query, keys, values, chunk, scale, out)
             return
         heads = self.heads_for(chunk.window)
-        _calls.prefill(query, keys, values, heads, chunk.where, scale, True, self.fallback, False, out=out)
+        _calls.prefill(
+            query,
+            keys,
+            values,
+            heads,
+            chunk.where,
+            scale,
+            True,
+            self.fallback,
+            False,
+            out=out,
+            share_index=self.share_index,
+        )

@@ -35,9 +35,9 @@ def _forget_prefixes(llm):
 
 def enable(llm, config):
     """Switch a running engine as a `MInferenceConfig` says; returns it."""
-    layers, fallback = layers_of(config, llm.model_config)
+    layers, fallback, share_index = layers_of(config, llm.model_config)
     _forget_prefixes(llm)
-    reports = _call(llm, "enable", layers=layers, fallback=fallback)
+    reports = _call(llm, "enable", layers=layers, fallback=fallback, share_index=share_index)
     if not any(report["taken"] for report in reports):
         reasons = sorted({reason for report in reports for reason in report["refused"]})
         raise NotImplementedError(

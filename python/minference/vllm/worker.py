@@ -19,7 +19,7 @@ from .rules import refusal
 _logger = init_logger("vllm.plugins.minference")
 
 
-def enable(vllm_config, layers, fallback, names=None):
+def enable(vllm_config, layers, fallback, share_index, names=None):
     """Let the library prefill in every layer that it can compute; an earlier call's patterns are replaced.
 
     Parameters
@@ -46,7 +46,8 @@ def enable(vllm_config, layers, fallback, names=None):
         if reason is None:
             heads = slice_of_rank(layers[index], get_tensor_model_parallel_rank(), layer.impl.num_heads)
             # vLLM looks `forward` up at every call; an attribute of the object comes before its class's.
-            layer.impl.forward = LayerAttention(layer.impl, torch.tensor(heads, dtype=torch.int32), fallback)
+            patterns = torch.tensor(heads, dtype=torch.int32)
+            layer.impl.forward = LayerAttention(layer.impl, patterns, fallback, share_index)
             taken += 1
         else:
             refused[reason] = refused.get(reason, 0) + 1

@@ -89,7 +89,8 @@ struct CheckedIndexCall {
             .softmax_scale = checked_positive_scale(call.softmax_scale, layer.head_dim),
             .heads = heads,
             .fallback = checked_fallback(call.fallback),
-            .causal = causal};
+            .causal = causal,
+            .share_index = checked_share_index(call.share_index)};
     prefill::cuda::check_plan(plan);
   }
   CheckedIndexCall(const CheckedIndexCall&) = delete;
@@ -175,8 +176,9 @@ void run_vertical_slash(const minference_cuda_vertical_slash_call& call) {
                               call.kv_len, members.columns, stream);
   kernels::cuda::mark_members({call.offsets, call.num_offsets, call.offset_stride}, call.num_heads,
                               call.kv_len, members.offsets, stream);
-  const std::vector<kernels::cuda::IndexPlan> plans(static_cast<std::size_t>(call.num_heads),
-                                                    {.form = sparse::IndexForm::relative});
+  std::vector<kernels::cuda::IndexPlan> plans;
+  for (std::int32_t h = 0; h < call.num_heads; ++h)
+    plans.push_back({.leader = h, .form = sparse::IndexForm::relative});
   kernels::cuda::build_index({.q_len = call.q_len,
                               .kv_len = call.kv_len,
                               .heads = plans,
@@ -226,6 +228,7 @@ class CheckedPrefillCall {
     heads_ = checked_heads(call_.heads, call_.num_heads, layer_.num_query_heads, causal_);
     softmax_scale_ = checked_positive_scale(call_.softmax_scale, layer_.head_dim);
     fallback_ = checked_fallback(call_.fallback);
+    share_index_ = checked_share_index(call_.share_index);
     base::require(call_.column_capacity >= 0, "column_capacity", "must be >= 0", call_.column_capacity);
     sequences_ = checked_sequences(call_.sequences, call_.num_sequences, layer_, causal_);
     for (const minference_sequence& s : sequences_)
@@ -326,7 +329,8 @@ class CheckedPrefillCall {
             .softmax_scale = softmax_scale_,
             .heads = heads_,
             .fallback = fallback_,
-            .causal = causal_};
+            .causal = causal_,
+            .share_index = share_index_};
   }
 
   prefill::cuda::LayerOutputs outputs_of(std::size_t i, const LayerPlan& plan,
@@ -351,6 +355,7 @@ class CheckedPrefillCall {
   float softmax_scale_ = 1.0f;
   bool causal_ = true;
   prefill::Fallback fallback_ = prefill::Fallback::automatic;
+  bool share_index_ = false;
   std::vector<minference_sequence> sequences_;
   std::vector<std::size_t> order_;
   std::int64_t longest_ = 0;  // keys of a sequence

@@ -14,10 +14,12 @@
 #include "kernels/pool/cuda/pool_cuda.h"
 #include "kernels/select/cuda/select_cuda.h"
 #include "kernels/select/select.h"
+#include "kernels/share/cuda/add_followers.h"
 #include "prefill/cuda/costs.h"
 #include "sparse/block_lists.h"
 #include "sparse/cover_scan.h"
 #include "sparse/member_bits.h"
+#include "sparse/shared_heads.h"
 #include "sparse/sparse_index.h"
 
 namespace minference::prefill::cuda {
@@ -29,8 +31,8 @@ using sparse::HeadPattern;
 using sparse::IndexForm;
 using sparse::Pattern;
 
-constexpr std::int64_t kMaxHeads =
-    std::min({kernels::kMaxEstimatedHeads, kernels::kMaxSelectedHeads, kernels::kMaxIndexedHeads});
+constexpr std::int64_t kMaxHeads = std::min({kernels::kMaxEstimatedHeads, kernels::kMaxSelectedHeads,
+                                             kernels::kMaxIndexedHeads, kernels::kMaxSharingHeads});
 
 bool needs_estimate(const HeadPattern& head) {
   return head.pattern == Pattern::vertical_slash || head.pattern == Pattern::adaptive;
@@ -40,24 +42,41 @@ bool needs_estimate(const HeadPattern& head) {
 class HeadPlans {
  public:
   explicit HeadPlans(const LayerPlan& plan)
-      : q_len_(plan.query.rows), kv_len_(plan.key.rows), causal_(plan.causal) {
+      : q_len_(plan.query.rows),
+        kv_len_(plan.key.rows),
+        causal_(plan.causal),
+        shared_(sparse::share_within_groups(plan.heads,
+                                            plan.share_index ? plan.query.heads / plan.key.heads : 1)) {
     const bool automatic = plan.fallback == Fallback::automatic;
     const bool gated = q_len_ == 0 || (automatic && runs_densely(q_len_, kv_len_, cuda::kEstimateRows));
     all_pairs_ = sparse::count_all_pairs(q_len_, kv_len_, causal_);
     dense_cost_ = cost_of({}, 1.0);
     limit_ = automatic ? dense_cost_ : std::numeric_limits<double>::infinity();
-    for (const HeadPattern& head : plan.heads) {
+    for (const HeadPattern& head : shared_.heads) {
+      const auto h = static_cast<std::int32_t>(plans_.size());
       const bool estimated = needs_estimate(head) && !gated;
-      if (estimated) estimated_.push_back(static_cast<std::int32_t>(patterns_.size()));
-      patterns_.push_back(estimated ? head : HeadPattern{});
+      if (estimated) estimated_.push_back(h);
+      patterns_.push_back(estimated && shared_.leads(h) ? head : HeadPattern{});
       const bool dense = head.pattern == Pattern::dense || (gated && head.pattern != Pattern::a_shape);
       plans_.push_back(dense ? kernels::IndexPlan{.pairs = all_pairs_} : plan_of(head));
+      plans_.back().leader = shared_.leader[h];
+      plans_.back().next = shared_.next[h];
     }
   }
 
   std::span<const kernels::IndexPlan> plans() const { return plans_; }
   std::span<const HeadPattern> patterns() const { return patterns_; }
   std::span<const std::int32_t> estimated() const { return estimated_; }
+  // Heads of this form that others share their index with.
+  std::vector<std::int32_t> leaders(IndexForm form) const {
+    std::vector<std::int32_t> leaders;
+    for (const kernels::IndexPlan& plan : plans_) {
+      const auto h = static_cast<std::int32_t>(&plan - plans_.data());
+      if (plan.form == form && plan.leader == h && plan.next >= 0) leaders.push_back(h);
+    }
+    return leaders;
+  }
+  std::span<const std::int32_t> next() const { return shared_.next; }
   bool all_dense() const {
     return std::all_of(plans_.begin(), plans_.end(),
                        [](const kernels::IndexPlan& plan) { return plan.form == IndexForm::all; });
@@ -142,10 +161,11 @@ class HeadPlans {
 
   std::int64_t q_len_, kv_len_;
   bool causal_;
+  sparse::SharedHeads shared_;
   std::int64_t all_pairs_ = 0;
   double dense_cost_ = 0, limit_ = 0;  // an index that costs `limit_` is not worth it
   std::vector<kernels::IndexPlan> plans_;
-  std::vector<HeadPattern> patterns_;  // of estimated heads; dense for all others
+  std::vector<HeadPattern> patterns_;  // of heads whose members are selected; dense for all others
   std::vector<std::int32_t> estimated_;
   std::vector<std::pair<HeadPattern, kernels::IndexPlan>> known_;
 };
@@ -206,6 +226,13 @@ void build_index(const LayerPlan& plan, const HeadPlans& heads, const IndexOutpu
                        .diagonal_sums = workspace.diagonal_sums,
                        .head_stride = workspace.head_stride},
                       workspace.estimate, stream);
+    for (float* sums : {workspace.column_sums, workspace.diagonal_sums})
+      kernels::add_followers({.rows = sums,
+                              .stride = workspace.head_stride,
+                              .size = plan.key.rows,
+                              .leaders = heads.leaders(IndexForm::relative),
+                              .next = heads.next()},
+                             stream);
     kernels::select({.column_sums = workspace.column_sums,
                      .diagonal_sums = workspace.diagonal_sums,
                      .head_stride = workspace.head_stride,
@@ -222,6 +249,14 @@ void build_index(const LayerPlan& plan, const HeadPlans& heads, const IndexOutpu
   if (heads.any_blocks()) {
     kernels::pool_blocks(plan.query, workspace.pooled_query, stream);
     kernels::pool_blocks(plan.key, workspace.pooled_key, stream);
+    // The score of a sum of queries is the sum of their scores.
+    const std::int64_t pooled_size = blocks_of(plan.query.rows) * plan.query.dim;
+    kernels::add_followers({.rows = workspace.pooled_query,
+                            .stride = pooled_size,
+                            .size = pooled_size,
+                            .leaders = heads.leaders(IndexForm::blocks),
+                            .next = heads.next()},
+                           stream);
     kernels::index_blocks({.q_len = plan.query.rows,
                            .kv_len = plan.key.rows,
                            .num_heads = plan.query.heads,

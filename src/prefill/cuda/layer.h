@@ -25,6 +25,7 @@ struct LayerPlan {
   std::span<const sparse::HeadPattern> heads;  // host memory, [num_query_heads], at most 128
   Fallback fallback = Fallback::automatic;
   bool causal = true;
+  bool share_index = false;  // query heads of a KV head share one (sparse/shared_heads.h)
 };
 
 // Throws Error naming what of the plan the device does not support.
@@ -49,7 +50,8 @@ struct IndexOutputs {
   std::int32_t* last_dense_rows = nullptr;  // [num_query_heads]; null when no head has dense rows
   std::int64_t* pairs = nullptr;            // [num_query_heads] computed pairs, each once; may be null
 
-  // For tests: what the steps before left, of heads that were estimated; may be null.
+  // For tests: what the steps before left, of heads that were estimated; of those that share an index, all together
+  // in the row of the first. May be null.
   std::int32_t* offsets = nullptr;        // [num_query_heads, offset_capacity], ascending
   std::int32_t* offset_counts = nullptr;  // [num_query_heads]
   std::int32_t offset_capacity = 0;

@@ -23,12 +23,13 @@ constexpr int kMaxDim = 256;
 using Scan = cub::BlockScan<int, kThreads, cub::BLOCK_SCAN_WARP_SCANS>;
 
 struct BlocksTask {
-  std::int32_t head, top_k;
+  std::int32_t head, top_k;  // of a leader
 };
 
 // Passed by value, so that a captured graph keeps them.
 struct BlocksTasks {
   BlocksTask at[kMaxIndexedHeads];
+  std::int16_t next[kMaxIndexedHeads];  // of a head, the next that shares its lists, or -1
 };
 
 struct BlocksArguments {
@@ -66,7 +67,7 @@ __device__ std::uint32_t find_cut(const std::uint32_t* keys, int begin, int end,
   return cut;
 }
 
-// One CTA a row block and head.
+// One CTA a row block and leader of heads.
 __global__ void __launch_bounds__(kThreads) blocks_kernel(const __grid_constant__ BlocksArguments arguments,
                                                           const __grid_constant__ BlocksTasks tasks) {
   extern __shared__ std::uint32_t keys[];  // of the candidates' scores, in their order
@@ -82,8 +83,8 @@ __global__ void __launch_bounds__(kThreads) blocks_kernel(const __grid_constant_
   for (int b = thread; b < row_block; b += kThreads)
     before += BlockList::of(q_len, kv_len, b, task.top_k).kept;
   before = block_sum<kThreads>(before);
-  std::int32_t* row_offsets = arguments.row_offsets + head * (row_blocks + 1);
-  if (thread == 0) {
+  for (std::int64_t h = head; thread == 0 && h >= 0; h = tasks.next[h]) {
+    std::int32_t* row_offsets = arguments.row_offsets + h * (row_blocks + 1);
     row_offsets[row_block] = before;
     if (row_block + 1 == row_blocks) row_offsets[row_blocks] = before + list.kept;
   }
@@ -115,7 +116,6 @@ __global__ void __launch_bounds__(kThreads) blocks_kernel(const __grid_constant_
     ties_wanted = wanted - block_sum<kThreads>(above);
   }
 
-  std::int32_t* out = arguments.key_blocks + head * arguments.block_capacity + before;
   int ties_before = 0, listed = 0;
   for (int begin = 0; begin < list.candidates; begin += kThreads) {
     const int j = begin + thread;
@@ -129,7 +129,8 @@ __global__ void __launch_bounds__(kThreads) blocks_kernel(const __grid_constant_
     const bool kept = forced || (competes && keys[j] > cut) || (tie && ties_before + rank < ties_wanted);
     Scan(scan).ExclusiveSum(static_cast<int>(kept), at, kept_here);
     __syncthreads();
-    if (kept) out[listed + at] = j;
+    for (std::int64_t h = head; kept && h >= 0; h = tasks.next[h])
+      arguments.key_blocks[h * arguments.block_capacity + before + listed + at] = j;
     ties_before += ties;
     listed += kept_here;
   }
@@ -141,8 +142,11 @@ void index_blocks(const DeviceBlocksCall& call, Stream stream) {
   BlocksTasks tasks;
   int num_tasks = 0;
   for (std::size_t h = 0; h < call.heads.size(); ++h) {
-    if (call.heads[h].form == sparse::IndexForm::blocks)
-      tasks.at[num_tasks++] = {static_cast<std::int32_t>(h), call.heads[h].top_k};
+    const IndexPlan& plan = call.heads[h];
+    const auto head = static_cast<std::int32_t>(h);
+    tasks.next[h] = static_cast<std::int16_t>(plan.next);
+    if (plan.form == sparse::IndexForm::blocks && plan.leader == head)
+      tasks.at[num_tasks++] = {head, plan.top_k};
   }
   if (num_tasks == 0) return;
   const BlocksArguments arguments{.q_len = call.q_len,

@@ -13,7 +13,8 @@ namespace minference::kernels::cuda {
 inline constexpr std::int64_t kMaxBlockSparseKeys = 24000 * std::int64_t{64};
 
 // kernels/index/index.h's index_block_sparse, causal, for some heads of one sequence in device memory, with the
-// CPU's lists for the same means. Rows of other heads stay as they are.
+// CPU's lists for the same means: of a leader's, which are the sums of all heads' that share its index. Rows of other
+// heads stay as they are.
 struct DeviceBlocksCall {
   std::int64_t q_len = 0, kv_len = 0;  // 0 < q_len <= kv_len <= kMaxBlockSparseKeys
   std::int64_t num_heads = 0, num_kv_heads = 0;

@@ -213,7 +213,7 @@ __global__ void __launch_bounds__(kThreads)
   std::int64_t pairs = plan.pairs;
   if (plan.form == IndexForm::relative) {
     const int num_words = static_cast<int>(sparse::member_words(arguments.kv_len));
-    const std::int64_t row = static_cast<std::int64_t>(h) * num_words;
+    const std::int64_t row = static_cast<std::int64_t>(plan.leader) * num_words;
     std::int32_t* columns = arguments.out_columns + static_cast<std::int64_t>(h) * arguments.column_capacity;
     std::int32_t* tiles = arguments.out_tiles + static_cast<std::int64_t>(h) * arguments.tile_capacity;
     const int num_columns =

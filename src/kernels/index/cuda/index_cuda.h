@@ -12,6 +12,10 @@ inline constexpr std::int64_t kMaxIndexedHeads = 128;  // what a launch takes as
 
 // What the index of one head is made from.
 struct IndexPlan {
+  // Of the heads that share this head's index (sparse/shared_heads.h). `relative`: every head lists its leader's
+  // members; blocks: a leader's lists are written for all of them.
+  std::int32_t leader = 0;
+  std::int32_t next = -1;
   // `relative`: from the head's bitmaps. Others are written as they are.
   sparse::IndexForm form = sparse::IndexForm::all;
   std::int32_t sink = 0, local = 0;  // window

@@ -87,6 +87,21 @@ def test_chunks_add_up():
 
 
 @torch.no_grad()
+def test_a_shared_index_has_one_density_for_a_group():
+    logits, densities = {}, {}
+    for share_index in (False, True):
+        options = {"share": 0.5, "fallback": "off", "share_index": share_index}
+        model = MInference("minference", attn_kwargs=options)(make("llama"))
+        logits[share_index] = model(tokens(1, 1000)).logits
+        with record(model) as report:
+            assert torch.equal(model(tokens(1, 1000)).logits, logits[share_index])
+        densities[share_index] = [layer.density.reshape(2, 2) for layer in report.layers]
+    assert all((layer[:, 0] != layer[:, 1]).any() for layer in densities[False])
+    assert all((layer[:, 0] == layer[:, 1]).all() and (layer < 1).all() for layer in densities[True])
+    assert not torch.equal(logits[False], logits[True])
+
+
+@torch.no_grad()
 def test_declined_calls_are_not_recorded():
     model = SPARSE(make("llama"))
     with record(model) as report:

@@ -26,22 +26,37 @@ class Answer:
 
 
 class _Clock(StoppingCriteria):
-    """Never stops; notes when each token was there."""
+    """Never stops; notes when each token was there, and passes on all tokens so far."""
 
-    def __init__(self):
+    def __init__(self, notify: Callable[[torch.Tensor], None] | None):
+        self._notify = notify
         self.times = [time.perf_counter()]
 
     def __call__(self, input_ids, scores, **_):
         if input_ids.is_cuda:
             torch.cuda.synchronize(input_ids.device)
         self.times.append(time.perf_counter())
+        if self._notify:
+            self._notify(input_ids)
         return torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
 
 
-def answer(model, token_ids: list[int], num_tokens: int) -> Answer:
-    """At most `num_tokens` tokens after the prompt `token_ids`, the likeliest each time, by `model.generate`."""
+def answer(
+    model,
+    token_ids: list[int],
+    num_tokens: int,
+    after_each_token: Callable[[list[int]], None] | None = None,
+) -> Answer:
+    """At most `num_tokens` tokens after the prompt `token_ids`, the likeliest each time, by `model.generate`.
+
+    after_each_token: called with the tokens of the answer so far.
+    """
     prompt = torch.tensor([token_ids], device=model.device)
-    clock = _Clock()
+
+    def notify(tokens):
+        after_each_token(tokens[0, len(token_ids) :].tolist())
+
+    clock = _Clock(notify if after_each_token else None)
     out = model.generate(
         prompt,
         attention_mask=torch.ones_like(prompt),

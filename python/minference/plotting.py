@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 
 import matplotlib
@@ -24,10 +25,16 @@ STYLE = {
 }
 
 
-def save(figure, path: str | os.PathLike) -> None:
+def save(figure, path: str | os.PathLike | io.BytesIO) -> None:
     """Write a PNG whole or not at all, its folder too, and close the figure."""
+    written = io.BytesIO()
+    figure.savefig(written, format="png", dpi=150, bbox_inches="tight", pad_inches=0.15)
+    plt.close(figure)
+    if isinstance(path, io.BytesIO):
+        path.write(written.getbuffer())
+        return
     os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
     temporary = f"{os.fspath(path)}.new"
-    figure.savefig(temporary, format="png", dpi=150, bbox_inches="tight", pad_inches=0.15)
+    with open(temporary, "wb") as file:
+        file.write(written.getbuffer())
     os.replace(temporary, path)
-    plt.close(figure)

@@ -104,6 +104,10 @@ class Report:
     def __init__(self, layers):
         self.layers = layers
 
+    def layer_of(self, index):
+        """The `LayerReport` of a layer."""
+        return next(layer for layer in self.layers if layer.layer == index)
+
     def _mean(self, name):
         values = [getattr(layer, name).mean() for layer in self.layers if getattr(layer, name) is not None]
         return sum(values) / len(values) if values else None

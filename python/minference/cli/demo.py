@@ -11,6 +11,7 @@ _EXAMPLES = """  minference demo
   minference demo --length 131072 --tasks kv_word         dense attention alone takes minutes
   minference demo --length 8192 --tasks single passkey kv_hex
   minference demo --attn a_shape                          a window loses the answer
+  minference demo --web                                   the same with documents of yours, on a local web page
 """
 
 
@@ -44,6 +45,13 @@ def add_parser(subparsers) -> None:
     options.add_attention(parser)
     options.add_threads(parser)
     options.add_json(parser)
+    page = parser.add_argument_group("on a web page")
+    page.add_argument("--web", action="store_true", help="serve a page for documents and questions of yours")
+    page.add_argument("--model", metavar="MODEL", help="folder or hub id (default: the embedded model)")
+    page.add_argument(
+        "--host", default="127.0.0.1", help="address to listen at; 0.0.0.0 lets others in (default: %(default)s)"
+    )
+    page.add_argument("--port", type=options.positive, help="(default: the first free one from 7860 on)")
 
 
 def _measure(bars, model, tokenizer, prompt, attention: str) -> tuple[dict, list, object]:
@@ -132,6 +140,12 @@ def _table(figures: dict):
 
 
 def run(args) -> int:
+    if args.web:
+        from .web.page import serve
+
+        return serve(args)
+    if args.model:
+        raise ValueError(f"--model must come with --web, got {args.model!r} alone: the other demo's prompts are made for the embedded model")
     from .. import instruction_set
     from ..greedy import answer
     from ..needle import model as needle

@@ -139,11 +139,11 @@ def _draw(args, heads, report, rows, title: str) -> list[str]:
     if not wanted:
         order = sorted(rows, key=lambda row: row["kept_mass"])
         wanted = [(row["layer"], row["head"]) for row in order[:_DRAWN_HEADS] + order[-_DRAWN_HEADS:]]
-    by_name = {(head.layer, head.head): (head, row) for head, row in zip(heads, rows)}
+    by_name = {(head.layer, head.head): head for head in heads}
     for name in dict.fromkeys(wanted):
-        head, row = by_name[name]
+        head = by_name[name]
         paths.append(place(f"head-{name[0]}.{name[1]}.png"))
-        pictures.save_attention(paths[-1], head, row["density"], row["kept_mass"])
+        pictures.save_attention(paths[-1], head, report.layer_of(head.layer))
     return paths
 
 

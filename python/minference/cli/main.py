@@ -52,8 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except ModuleNotFoundError as error:
+        extra = "web" if error.name == "gradio" else "demo"
         print(
-            f"minference: {args.command} needs {error.name}: pip install 'minference-cpp[demo]'",
+            f"minference: {args.command} needs {error.name}: pip install 'minference-cpp[{extra}]'",
             file=sys.stderr,
         )
     except (OSError, ValueError, NotImplementedError, RuntimeError, ImportError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 
 import matplotlib
@@ -9,9 +10,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.colors import LogNorm
 
-from ..observe import Head, computed_share
+from ..observe import MAP_BINS, Head, computed_share
 from ..plotting import INK, NOTHING, QUIET, STYLE, save
-from ..report import Report
+from ..report import LayerReport, Report
 from .words import pattern_words
 
 
@@ -30,6 +31,24 @@ def _bare(axes) -> None:
     axes.set_yticks([])
 
 
+def share_run(head: Head, layer: LayerReport, resolution: int = MAP_BINS) -> np.ndarray | None:
+    """`computed_share` of what ran: everything where the head fell back to dense attention."""
+    share = computed_share(head, resolution)
+    if share is not None and layer.fallback[head.head] > 0.5:
+        return np.where(np.tri(resolution, dtype=bool), 1.0, np.nan)
+    return share
+
+
+_SHARE_COLOURS, _SHARE_SCALE = _colours("magma_r"), LogNorm(1e-3, 1)
+
+
+def share_as_png(share: np.ndarray) -> bytes:
+    """One pixel a cell."""
+    buffer = io.BytesIO()
+    plt.imsave(buffer, _SHARE_COLOURS(_SHARE_SCALE(_shown(share))), format="png")
+    return buffer.getvalue()
+
+
 def save_patterns(path: str | os.PathLike, heads: list[Head], report: Report, title: str) -> None:
     """One small picture for every head: the share of each cell's pairs that is computed, keys to the right, queries
     down."""
@@ -46,15 +65,13 @@ def save_patterns(path: str | os.PathLike, heads: list[Head], report: Report, ti
             axes = grid[layers.index(head.layer)][head.head]
             axes.axis("on")
             _bare(axes)
-            layer = next(layer for layer in report.layers if layer.layer == head.layer)
-            share = computed_share(head)
-            if layer.fallback[head.head] > 0.5:
-                share = np.where(np.tri(len(share), dtype=bool), 1.0, np.nan) if share is not None else None
+            layer = report.layer_of(head.layer)
+            share = share_run(head, layer)
             if share is None:
                 axes.text(0.5, 0.5, pattern_words(head.pattern), ha="center", transform=axes.transAxes)
             else:
                 image = axes.imshow(
-                    _shown(share), cmap=_colours("magma_r"), norm=LogNorm(1e-3, 1), interpolation="nearest"
+                    _shown(share), cmap=_SHARE_COLOURS, norm=_SHARE_SCALE, interpolation="nearest"
                 )
             axes.set_title(
                 f"{100 * layer.density[head.head]:.1f} %  ·  {100 * layer.kept_mass[head.head]:.0f} %",
@@ -140,9 +157,9 @@ def save_heat_map(path: str | os.PathLike, report: Report, title: str) -> None:
         save(figure, path)
 
 
-def save_attention(path: str | os.PathLike, head: Head, density: float, kept_mass: float) -> None:
+def save_attention(path: str | os.PathLike | io.BytesIO, head: Head, layer: LayerReport) -> None:
     """One head in full: where its attention goes, and what of that is computed, with the columns and diagonals chosen."""
-    share = computed_share(head, len(head.attention))
+    share = share_run(head, layer, len(head.attention))
     attention = head.attention * len(head.attention)
     attention = np.where(np.isnan(share), np.nan, attention) if share is not None else attention
     with plt.rc_context(STYLE):
@@ -163,8 +180,8 @@ def save_attention(path: str | os.PathLike, head: Head, density: float, kept_mas
         else:
             image = right.imshow(
                 _shown(share),
-                cmap=_colours("magma_r"),
-                norm=LogNorm(1e-3, 1),
+                cmap=_SHARE_COLOURS,
+                norm=_SHARE_SCALE,
                 extent=extent,
                 interpolation="nearest",
             )
@@ -179,8 +196,8 @@ def save_attention(path: str | os.PathLike, head: Head, density: float, kept_mas
                 False
             )
         figure.suptitle(
-            f"layer {head.layer}, head {head.head}: {pattern_words(head.pattern)}  ·  density {100 * density:.2f} %  ·  "
-            f"mass kept {100 * kept_mass:.1f} %",
+            f"layer {head.layer}, head {head.head}: {pattern_words(head.pattern)}  ·  "
+            f"density {100 * layer.density[head.head]:.2f} %  ·  mass kept {100 * layer.kept_mass[head.head]:.1f} %",
             fontsize=11,
             fontweight="bold",
         )

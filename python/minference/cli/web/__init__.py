@@ -1,0 +1,1 @@
+"""`minference demo --web`: a document of your own, asked densely and sparsely, on a local web page."""

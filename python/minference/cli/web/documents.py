@@ -55,7 +55,7 @@ def encode(tokenizer, document: str, question: str, num_answer_tokens: int, cont
     if len(token_ids) > room:
         raise ValueError(
             f"The document is too long: {len(token_ids):,} tokens with the question, where the model takes {room:,} "
-            f"beside its answer. Shorten it by about {1 - room / len(token_ids):.0%}."
+            f"beside its answer. Shorten it by about {100 * (1 - room / len(token_ids)):.0f} %."
         )
     if len(token_ids) < MIN_TOKENS:
         raise ValueError(

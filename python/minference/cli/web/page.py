@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -38,24 +39,21 @@ class Page:
         self._races: dict[str, Race] = {}
         self.blocks = self._build(attention, introduction)
 
-    def launch(self, host: str, port: int | None, wait: bool = True) -> str:
-        """Serve the page and return its address, after Ctrl-C if `wait`. port: None takes a free one from 7860 on."""
-        try:
-            _, address, _ = self.blocks.launch(
-                server_name=host,
-                server_port=port,
-                share=False,
-                prevent_thread_lock=not wait,
-                max_file_size=_MAX_UPLOAD,
-                footer_links=[],
-                ssr_mode=False,
-                theme=_THEME,
-                css=(_FOLDER / "page.css").read_text(),
-                head=f"<script>{(_FOLDER / 'page.js').read_text()}</script>",
-            )
-        finally:
-            if wait:
-                self.close()
+    def launch(self, host: str, port: int | None) -> str:
+        """Serve the page from a thread; returns its address. port: None takes a free one from 7860 on."""
+        _, address, _ = self.blocks.launch(
+            server_name=host,
+            server_port=port,
+            share=False,
+            prevent_thread_lock=True,
+            quiet=True,
+            max_file_size=_MAX_UPLOAD,
+            footer_links=[],
+            ssr_mode=False,
+            theme=_THEME,
+            css=(_FOLDER / "page.css").read_text(),
+            head=f"<script>{(_FOLDER / 'page.js').read_text()}</script>",
+        )
         return address
 
     def close(self) -> None:
@@ -84,7 +82,7 @@ class Page:
                 max_lines=6,
                 elem_id="document",
             )
-            question = gr.Textbox(label="Question", lines=2, max_lines=4, elem_id="question")
+            question = gr.Textbox(label="Question", lines=3, max_lines=6, elem_id="question")
             with gr.Accordion("Settings", open=False):
                 with gr.Row():
                     kind = gr.Dropdown(
@@ -97,9 +95,7 @@ class Page:
             with gr.Row():
                 start = gr.Button("Race", variant="primary", elem_id="start", min_width=120)
                 cancel = gr.Button("Cancel", variant="stop", interactive=False, elem_id="cancel", min_width=120)
-            self._error = gr.HTML(elem_id="error")
-            self._lanes = gr.HTML(elem_id="lanes")
-            self._facts = gr.HTML(elem_id="facts")
+            self._race = gr.HTML(elem_id="race")
             self._map = gr.HTML(
                 elem_id="map",
                 js_on_load="""element.addEventListener("click", event => {
@@ -112,13 +108,13 @@ class Page:
 
             quiet = {"show_progress": "hidden", "api_visibility": "private"}
             write.click(
-                self._write_example, [task, length], [document, question, example, self._error], **quiet
+                self._write_example, [task, length], [document, question, example, self._race], **quiet
             )
-            upload.upload(self._read_upload, upload, [document, self._error], **quiet)
+            upload.upload(self._read_upload, upload, [document, self._race], **quiet)
             start.click(
                 self._run,
                 [document, question, example, kind, num_answer_tokens, dense],
-                [self._error, self._lanes, self._facts, self._map, self._picture, start, cancel],
+                [self._race, self._map, self._picture, start, cancel],
                 concurrency_limit=None,
                 **quiet,
             )
@@ -148,7 +144,7 @@ class Page:
                 self._tokenizer, document, question, num_answer_tokens, self._context
             )
         except ValueError as error:
-            yield {self._error: view.error(str(error))}
+            yield {self._race: view.error(str(error)), self._map: "", self._picture: ""}
             return
         is_example = example is not None and document + question == example.text
         expected = example.answer.strip() if is_example else None
@@ -156,19 +152,18 @@ class Page:
         current = self._races[request.session_hash] = Race(runner, dense)
         self._worker.submit(current.run)
         yield {
-            self._error: "",
-            self._facts: "",
             self._map: "",
             self._picture: "",
             self._start: gr.update(interactive=False),
             self._cancel: gr.update(interactive=True),
         }
         for shot in current.snapshots():
-            yield {self._lanes: view.lanes(shot, expected)}
-        shown = {self._start: gr.update(interactive=True), self._cancel: gr.update(interactive=False)}
-        if shot.found is not None:
-            shown |= {self._facts: view.facts(shot.found), self._map: view.head_map(shot.found)}
-        yield shown
+            yield {self._race: view.race(shot, expected)}
+        yield {
+            self._map: view.head_map(shot.found) if shot.found else "",
+            self._start: gr.update(interactive=True),
+            self._cancel: gr.update(interactive=False),
+        }
 
     def _cancel_race(self, request: gr.Request) -> None:
         self._races[request.session_hash].cancel()
@@ -215,6 +210,9 @@ def serve(args) -> int:
                 answer(model, tokenizer("The grass is green. " * 100).input_ids, 2)
     text = introduction(model, threads, embedded, bool(getattr(tokenizer, "chat_template", None)))
     page = Page(model, tokenizer, args.attn, text)
-    make_console().print("The document stays on this machine. Ctrl-C ends.")
-    page.launch(args.host, args.port)
-    return 0
+    try:
+        address = page.launch(args.host, args.port)
+        make_console().print(f"[bold]{address}[/]  (documents stay on this machine; Ctrl-C ends)")
+        threading.Event().wait()
+    finally:
+        page.close()

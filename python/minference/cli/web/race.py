@@ -140,8 +140,7 @@ class Race:
             ended = self._lane(name).ended
             self._show_lane(name, answer=answer, ended=self._clock() if ended is None else ended)
 
-        self._show_lane(name, began=self._clock())
-        self._show(running=name)
+        self._show_lane(name, also={"running": name}, began=self._clock())
         if name == LOOK:
             self._show(found=self._runner.look(after_each_layer))
             return
@@ -152,8 +151,8 @@ class Race:
     def _lane(self, name: str) -> Lane:
         return self._snapshot.lanes[name]
 
-    def _show_lane(self, name: str, **changes) -> None:
-        self._show(lanes={**self._snapshot.lanes, name: replace(self._lane(name), **changes)})
+    def _show_lane(self, name: str, also: dict[str, Any] | None = None, **changes) -> None:
+        self._show(lanes={**self._snapshot.lanes, name: replace(self._lane(name), **changes)}, **(also or {}))
 
     def _show(self, **changes) -> None:
         with self._changed:

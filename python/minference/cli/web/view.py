@@ -9,11 +9,10 @@ from html import escape
 
 from .. import pictures
 from ..words import pattern_words, percent, seconds
-from . import race
-from .race import Lane, Snapshot
+from .race import CANCELLED, DENSE, FAILED, LOOK, QUEUED, SPARSE, Lane, Snapshot
 from .runner import Found
 
-_TITLES = {race.SPARSE: "MInference, sparse", race.DENSE: "PyTorch SDPA, dense"}
+_TITLES = {SPARSE: "MInference, sparse", DENSE: "PyTorch SDPA, dense"}
 # Cells of a head's small picture, each way.
 _CELLS = 48
 # matplotlib's figures are the process's, and handlers run in threads.
@@ -24,19 +23,19 @@ def error(message: str) -> str:
     return f'<p class="error" role="alert">{escape(message)}</p>' if message else ""
 
 
-def note(message: str) -> str:
+def _note(message: str) -> str:
     return f'<p class="note">{escape(message)}</p>'
 
 
-def lanes(shot: Snapshot, expected: str | None) -> str:
-    """Both lanes with their clocks, the verdict, and how the look at the heads goes. expected: the right answer."""
+def race(shot: Snapshot, expected: str | None) -> str:
+    """The lanes with their clocks, the verdict, and what was found about the heads. expected: the right answer, if known."""
     slowest = max((_passed(lane) for lane in shot.lanes.values() if lane.ended is not None), default=0.0)
     drawn = [
         _lane(shot, name, lane, expected, slowest)
         for name, lane in shot.lanes.items()
-        if name != race.LOOK
+        if name != LOOK
     ]
-    return f'<div class="lanes">{"".join(drawn)}</div>{_verdict(shot)}{_status(shot)}'
+    return f'<div class="lanes">{"".join(drawn)}</div>{_verdict(shot)}{_status(shot)}{_facts(shot)}'
 
 
 def _passed(lane: Lane) -> float:
@@ -55,7 +54,7 @@ def _lane(shot: Snapshot, name: str, lane: Lane, expected: str | None, slowest: 
         state, words = "reading", f"layer {min(lane.layers + 1, shot.num_layers)} of {shot.num_layers}"
         elapsed, share, ticks = shot.now - lane.began, lane.layers / shot.num_layers, " data-ticks"
     else:
-        state, words, elapsed, share = "stopped", f"stopped after {lane.layers} layers", 0.0, 0.0
+        state, words, elapsed, share = "stopped", f"stopped after layer {lane.layers} of {shot.num_layers}", 0.0, 0.0
     clock = "–" if state in ("waiting", "stopped") else seconds(elapsed)
     return f"""<section class="lane {name}" data-state="{state}">
 <h3>{_TITLES[name]}</h3>
@@ -75,7 +74,7 @@ def _mark(lane: Lane, runs: bool, expected: str | None) -> str:
 
 
 def _verdict(shot: Snapshot) -> str:
-    sparse, dense = (shot.lanes.get(name) for name in (race.SPARSE, race.DENSE))
+    sparse, dense = (shot.lanes.get(name) for name in (SPARSE, DENSE))
     if dense is None or sparse.ended is None or dense.ended is None:
         return ""
     ratio = _passed(dense) / _passed(sparse)
@@ -84,24 +83,26 @@ def _verdict(shot: Snapshot) -> str:
 
 
 def _status(shot: Snapshot) -> str:
-    if shot.state == race.FAILED:
+    if shot.state == FAILED:
         return error(f"The race failed: {shot.error}")
-    if shot.state == race.CANCELLED:
-        return note("Cancelled.")
+    if shot.state == CANCELLED:
+        return _note("Cancelled.")
     if shot.cancelling:
-        return note("Stopping after this layer …")
-    if shot.state == race.QUEUED:
-        return note("Another race is running. This one starts when it has ended.")
-    if shot.running == race.LOOK:
-        layer = min(shot.lanes[race.LOOK].layers + 1, shot.num_layers)
-        return note(f"Looking at what every head did: layer {layer} of {shot.num_layers}")
+        return _note("Stopping after this layer …")
+    if shot.state == QUEUED:
+        return _note("Another race is running. This one starts when it has ended.")
+    if shot.running == LOOK:
+        layer = min(shot.lanes[LOOK].layers + 1, shot.num_layers)
+        return _note(f"Looking at what every head did: layer {layer} of {shot.num_layers}")
     return ""
 
 
-def facts(found: Found) -> str:
-    report = found.report
+def _facts(shot: Snapshot) -> str:
+    if shot.found is None:
+        return ""
+    report = shot.found.report
     shown = (
-        (f"{found.num_tokens:,}", "tokens of prompt"),
+        (f"{shot.found.num_tokens:,}", "tokens of prompt"),
         (percent(report.density), "density: query-key pairs computed"),
         (percent(report.kept_mass), "attention mass kept, all rows"),
         (percent(report.kept_mass_last), "kept in the last 64 rows, which answer"),
@@ -143,7 +144,7 @@ def head_picture(found: Found, name: str) -> str:
     with _drawing:
         pictures.save_attention(written, head, found.report.layer_of(head.layer))
     words = f"Attention of layer {head.layer}, head {head.head}, and the pairs of it that are computed"
-    return f'<img class="head" alt="{words}" src="{_data(written.getvalue())}">'
+    return f'<div class="picture"><img class="head" alt="{words}" src="{_data(written.getvalue())}"></div>'
 
 
 def _data(png: bytes) -> str:

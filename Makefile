@@ -31,6 +31,10 @@ help: ## List the targets
 demo: .venv/installed ## A 32K-token document answered twice, densely and sparsely: times, answers, a picture
 	@$(VENV)/minference demo
 
+.PHONY: web
+web: .venv/web ## The same on a local web page, with documents and questions of yours
+	@$(VENV)/minference demo --web
+
 .PHONY: test
 test: ## Build everything and run the C++, Python and example tests
 	@$(MAKE) --keep-going test-cpp test-python
@@ -45,6 +49,11 @@ test-cpp: build/tested-package
 test-python: .venv/installed
 	$(call say,"Python tests")
 	@$(VENV)/python -m pytest $(wildcard tests/python) tools
+
+.PHONY: test-web
+test-web: .venv/web-tests ## The web page, in a headless Chromium
+	$(call say,"Tests of the web page")
+	@$(VENV)/python -m pytest tests/web
 
 .PHONY: test-engines
 test-engines: test-engines-vllm test-engines-llama test-engines-harness ## The engines that people run, each in an environment of its own (minutes, gigabytes)
@@ -167,6 +176,16 @@ build/configured: CMakeLists.txt CMakePresets.json | build/debian-packages
 	$(call say,"Build libminference and install the package")
 	@cmake --build $(BUILD) --parallel $(JOBS) --target minference
 	@$(PIP) install $(PIP_PACKAGE) --force-reinstall . && touch $@
+
+# As in pyproject.toml's `web`.
+.venv/web: .venv/installed
+	$(call say,"Gradio")
+	@$(PIP) install --quiet 'gradio>=6.31,<7' && touch $@
+
+.venv/web-tests: .venv/web
+	$(call say,"A browser and what drives it")
+	@tools/install_packages chromium
+	@$(PIP) install --quiet 'playwright>=1.60,<2' && touch $@
 
 build/tested-package: .venv/installed
 	$(call say,"Build the C++ tests")

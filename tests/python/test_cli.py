@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,7 @@ def test_wrong_usage_is_2(arguments, capsys):
     ("arguments", "message"),
     [
         (("inspect", "/nowhere/model"), "/nowhere/model"),
+        (("demo", "--model", "/nowhere/model"), "--model must come with --web"),
         (("demo", "--length", "100"), "length must be at least 256 tokens, got 100"),
         (("bench", "--heads", "6"), "--heads must be"),
         (("inspect", "--prompt", "/nowhere/prompt.txt"), "/nowhere/prompt.txt"),
@@ -76,6 +78,13 @@ def test_missing_model_says_where_it_comes_from(monkeypatch, tmp_path, capsys):
     monkeypatch.setenv(needle.ENVIRONMENT_VARIABLE, str(tmp_path))
     assert exit_code("demo") == 1
     assert needle.ENVIRONMENT_VARIABLE in capsys.readouterr().err
+
+
+def test_the_web_page_says_what_it_needs(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    monkeypatch.delitem(sys.modules, "minference.cli.web.page", raising=False)
+    assert exit_code("demo", "--web") == 1
+    assert "demo needs gradio: pip install 'minference-cpp[web]'" in capsys.readouterr().err
 
 
 def test_models_lists_every_pattern(capsys):

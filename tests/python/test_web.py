@@ -258,7 +258,9 @@ def test_the_embedded_model_races(embedded):
     assert model.config._attn_implementation == "sdpa"
     assert 0 < shot.found.report.density <= 1 and 0.9 < shot.found.report.kept_mass_last < 1 + 1e-6
     heads = model.config.num_attention_heads
-    cells = re.findall(r'data-head="(\d+)\.(\d+)"[^>]*><img alt="" src="data:image/png', view.head_map(shot.found))
+    cells = re.findall(
+        r'data-head="(\d+)\.(\d+)"[^>]*><img alt="" src="data:image/png', view.head_map(shot.found)
+    )
     assert [(int(a), int(b)) for a, b in cells] == [divmod(i, heads) for i in range(heads * shot.num_layers)]
     assert 'src="data:image/png;base64,iVBOR' in view.head_picture(shot.found, "2.1")
 

@@ -75,7 +75,9 @@ def test_a_document_is_uploaded_asked_about_and_looked_into(server, open_page, s
         assert answer(page, lane).startswith(prompt.answer.strip())
         assert page.locator(f".lane.{lane} .clock").inner_text().endswith(" s")
     facts = page.locator(".facts").inner_text()
-    assert all(words in facts for words in ("density", "attention mass kept", "last 64 rows", "tokens of prompt"))
+    assert all(
+        words in facts for words in ("density", "attention mass kept", "last 64 rows", "tokens of prompt")
+    )
     cells = page.locator("#map [data-head]")
     assert cells.count() == HEADS * LAYERS
     assert page.locator("#map [data-head] img").count() == HEADS * LAYERS
@@ -208,7 +210,16 @@ def test_a_phone(server, open_page, shoot, story, prompt):
     shoot(page, "phone")
     # Nothing is wider than the screen: what is, scrolls by itself.
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
-    for selector in ("#start", "#cancel", "#upload", "#write", ".lane.sparse", ".lane.dense", ".facts", "#map .map"):
+    for selector in (
+        "#start",
+        "#cancel",
+        "#upload",
+        "#write",
+        ".lane.sparse",
+        ".lane.dense",
+        ".facts",
+        "#map .map",
+    ):
         box = page.locator(selector).first.bounding_box()
         assert box["x"] >= 0 and box["x"] + box["width"] <= 360, selector
     lanes = [page.locator(f".lane.{lane}").bounding_box() for lane in ("sparse", "dense")]

@@ -46,12 +46,20 @@ def add_parser(subparsers) -> None:
     options.add_threads(parser)
     options.add_json(parser)
     page = parser.add_argument_group("on a web page")
-    page.add_argument("--web", action="store_true", help="serve a page for documents and questions of yours")
+    page.add_argument(
+        "--web",
+        action="store_true",
+        help="serve a page for documents and questions of yours; of the options above, --attn and --threads count",
+    )
     page.add_argument("--model", metavar="MODEL", help="folder or hub id (default: the embedded model)")
     page.add_argument(
-        "--host", default="127.0.0.1", help="address to listen at; 0.0.0.0 lets others in (default: %(default)s)"
+        "--host",
+        default="127.0.0.1",
+        help="address to listen at; 0.0.0.0 lets other machines in (default: %(default)s)",
     )
-    page.add_argument("--port", type=options.positive, help="(default: the first free one from 7860 on)")
+    page.add_argument(
+        "--port", type=options.positive, help="port to listen at (default: the first free one from 7860 on)"
+    )
 
 
 def _measure(bars, model, tokenizer, prompt, attention: str) -> tuple[dict, list, object]:
@@ -145,7 +153,10 @@ def run(args) -> int:
 
         return serve(args)
     if args.model:
-        raise ValueError(f"--model must come with --web, got {args.model!r} alone: the other demo's prompts are made for the embedded model")
+        raise ValueError(
+            "--model must come with --web: without it the demo's prompts are made for the embedded model, "
+            f"got {args.model!r}"
+        )
     from .. import instruction_set
     from ..greedy import answer
     from ..needle import model as needle

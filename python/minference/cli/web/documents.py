@@ -10,7 +10,11 @@ MIN_TOKENS = 256
 # No tokenizer makes longer tokens of prose: longer texts are refused before they are tokenised.
 _MAX_CHARACTERS_PER_TOKEN = 16
 
-_BYTE_ORDER_MARKS = {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16", codecs.BOM_UTF8: "utf-8-sig"}
+_BYTE_ORDER_MARKS = {
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+    codecs.BOM_UTF8: "utf-8-sig",
+}
 
 
 def read_text(path: str | os.PathLike) -> str:

@@ -40,20 +40,23 @@ class Page:
         self.blocks = self._build(attention, introduction)
 
     def launch(self, host: str, port: int | None) -> str:
-        """Serve the page from a thread; returns its address. port: None takes a free one from 7860 on."""
-        _, address, _ = self.blocks.launch(
-            server_name=host,
-            server_port=port,
-            share=False,
-            prevent_thread_lock=True,
-            quiet=True,
-            max_file_size=_MAX_UPLOAD,
-            footer_links=[],
-            ssr_mode=False,
-            theme=_THEME,
-            css=(_FOLDER / "page.css").read_text(),
-            head=f"<script>{(_FOLDER / 'page.js').read_text()}</script>",
-        )
+        """Serve the page from a thread; returns its address. port: None takes a free one from 7860 on. Raises OSError."""
+        try:
+            _, address, _ = self.blocks.launch(
+                server_name=host,
+                server_port=port,
+                share=False,
+                prevent_thread_lock=True,
+                quiet=True,
+                max_file_size=_MAX_UPLOAD,
+                footer_links=[],
+                ssr_mode=False,
+                theme=_THEME,
+                css=(_FOLDER / "page.css").read_text(),
+                head=f"<script>{(_FOLDER / 'page.js').read_text()}</script>",
+            )
+        except OSError as error:
+            raise OSError(f"--host and --port must be free to listen at, got {host}:{port}") from error
         return address
 
     def close(self) -> None:
@@ -94,7 +97,9 @@ class Page:
                     dense = gr.Checkbox(True, label="Run dense attention too", min_width=150)
             with gr.Row():
                 start = gr.Button("Race", variant="primary", elem_id="start", min_width=120)
-                cancel = gr.Button("Cancel", variant="stop", interactive=False, elem_id="cancel", min_width=120)
+                cancel = gr.Button(
+                    "Cancel", variant="stop", interactive=False, elem_id="cancel", min_width=120
+                )
             self._race = gr.HTML(elem_id="race")
             self._map = gr.HTML(
                 elem_id="map",
@@ -182,7 +187,11 @@ def introduction(model, threads: int, embedded: bool, has_template: bool) -> str
     """Markdown: what this page is, with which model, and how to ask it."""
     size = sum(parameter.numel() for parameter in model.parameters())
     name = "the embedded model" if embedded else f"`{model.config._name_or_path}`"
-    asking = "It answers as a chat assistant." if has_template else "It continues text: end the question as its answer begins."
+    asking = (
+        "It answers as a chat assistant."
+        if has_template
+        else "It continues text: end the question as its answer begins."
+    )
     if embedded:
         asking += " It was trained to look things up, and knows little else: the examples show how to ask."
     return (

@@ -43,9 +43,7 @@ class PromptRunner:
             after_each_token(self._tokenizer.decode(tokens, skip_special_tokens=True))
 
         with self._patched(sparse), layers_of(self._model, after_each_layer):
-            return answer(
-                self._model, self._token_ids, self._num_answer_tokens, show
-            ).seconds_to_first_token
+            return answer(self._model, self._token_ids, self._num_answer_tokens, show).seconds_to_first_token
 
     def look(self, after_each_layer: Callable[[], None]) -> Found:
         with self._patched(True), layers_of(self._model, after_each_layer), torch.inference_mode():
@@ -53,7 +51,9 @@ class PromptRunner:
                 prompt = torch.tensor([self._token_ids], device=self._model.device)
                 self._model(prompt, use_cache=False, logits_to_keep=1)
         if not heads:
-            raise RuntimeError("No layer ran in the library: the model's attention is not plain causal prefill.")
+            raise RuntimeError(
+                "No layer ran in the library: the model's attention is not plain causal prefill."
+            )
         return Found(len(self._token_ids), report, heads)
 
     def _patched(self, sparse: bool):

@@ -30,11 +30,7 @@ def _note(message: str) -> str:
 def race(shot: Snapshot, expected: str | None) -> str:
     """The lanes with their clocks, the verdict, and what was found about the heads. expected: the right answer, if known."""
     slowest = max((_passed(lane) for lane in shot.lanes.values() if lane.ended is not None), default=0.0)
-    drawn = [
-        _lane(shot, name, lane, expected, slowest)
-        for name, lane in shot.lanes.items()
-        if name != LOOK
-    ]
+    drawn = [_lane(shot, name, lane, expected, slowest) for name, lane in shot.lanes.items() if name != LOOK]
     return f'<div class="lanes">{"".join(drawn)}</div>{_verdict(shot)}{_status(shot)}{_facts(shot)}'
 
 
@@ -54,7 +50,12 @@ def _lane(shot: Snapshot, name: str, lane: Lane, expected: str | None, slowest: 
         state, words = "reading", f"layer {min(lane.layers + 1, shot.num_layers)} of {shot.num_layers}"
         elapsed, share, ticks = shot.now - lane.began, lane.layers / shot.num_layers, " data-ticks"
     else:
-        state, words, elapsed, share = "stopped", f"stopped after layer {lane.layers} of {shot.num_layers}", 0.0, 0.0
+        state, words, elapsed, share = (
+            "stopped",
+            f"stopped after layer {lane.layers} of {shot.num_layers}",
+            0.0,
+            0.0,
+        )
     clock = "–" if state in ("waiting", "stopped") else seconds(elapsed)
     return f"""<section class="lane {name}" data-state="{state}">
 <h3>{_TITLES[name]}</h3>
@@ -107,7 +108,9 @@ def _facts(shot: Snapshot) -> str:
         (percent(report.kept_mass), "attention mass kept, all rows"),
         (percent(report.kept_mass_last), "kept in the last 64 rows, which answer"),
     )
-    return f'<dl class="facts">{"".join(f"<div><dt>{v}</dt><dd>{words}</dd></div>" for v, words in shown)}</dl>'
+    return (
+        f'<dl class="facts">{"".join(f"<div><dt>{v}</dt><dd>{words}</dd></div>" for v, words in shown)}</dl>'
+    )
 
 
 def head_map(found: Found) -> str:

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -31,8 +32,8 @@ class Server:
 
 @contextlib.contextmanager
 def serve(log_path, *arguments):
-    # Several suites may run at once: a port of this process's own.
-    port = 20000 + os.getpid() % 20000
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
     command = [sys.executable, "-m", "minference", "demo", "--web", "--port", str(port), *arguments]
     with open(log_path, "w") as log:
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, cwd=ROOT)
@@ -73,7 +74,7 @@ def browser():
 @pytest.fixture
 def open_page(browser):
     """Opens pages; at the end no request may have left this machine, and no script may have failed."""
-    requests, faults, pages = [], [], []
+    requests, faults, pages, here = [], [], [], ["data:"]
 
     def open_one(address, width=1200, height=900):
         page = browser.new_page(viewport={"width": width, "height": height})
@@ -82,16 +83,14 @@ def open_page(browser):
         page.on("pageerror", lambda error: faults.append(str(error)))
         page.goto(address)
         page.wait_for_selector("#start")
-        pages.append((page, address))
+        pages.append(page)
+        here.extend((address, f"blob:{address}"))
         return page
 
     yield open_one
-    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
-    for page, _ in pages:
-        if not page.is_closed():
-            page.close()
-    here = tuple(address for _, address in pages) + ("data:", "blob:" + pages[0][1])
-    assert requests and [url for url in requests if not url.startswith(here)] == []
+    for page in pages:
+        page.close()
+    assert [url for url in requests if not url.startswith(tuple(here))] == []
     assert faults == []
 
 

@@ -132,7 +132,11 @@ def test_cancel_stops_between_layers_and_gives_memory_back(server, open_page, sh
     assert page.locator(".lane.dense").get_attribute("data-state") == "stopped"
     assert page.locator("#map [data-head]").count() == 0
     shoot(page, "cancelled")
-    assert server.memory() < before + 150
+    # A race at 32K holds some 600 MiB, and gives them back once the page has been told of its end.
+    deadline = time.monotonic() + 10
+    while server.memory() > before + 100:
+        assert time.monotonic() < deadline, (before, server.memory())
+        time.sleep(0.1)
     write_example(page, "4K")
     page.click("#start")
     page.wait_for_selector("#map [data-head]", timeout=RACE_TIMEOUT)

@@ -16,10 +16,10 @@ from ...needle.prompts import TASKS, make_prompt  # noqa: E402
 from .. import options  # noqa: E402
 from . import documents, view  # noqa: E402
 from .race import Race  # noqa: E402
-from .runner import PromptRunner  # noqa: E402
+from .runner import PromptRunner, give_memory_back  # noqa: E402
 
 _FOLDER = Path(__file__).parent
-_EXAMPLE_LENGTHS = {"4K": 4096, "8K": 8192, "16K": 16384, "32K": 32768, "64K": 65536}
+_EXAMPLE_LENGTHS = {"4K": 4096, "8K": 8192, "16K": 16384, "32K": 32768, "64K": 65536, "128K": 131072}
 _MAX_ANSWER_TOKENS = 256
 _MAX_UPLOAD = "32mb"
 # Both are plain names: themes ask Google for fonts unless told otherwise.
@@ -67,7 +67,7 @@ class Page:
         self._worker.shutdown()
 
     def _build(self, attention: str, introduction: str) -> gr.Blocks:
-        lengths = [name for name, length in _EXAMPLE_LENGTHS.items() if length < self._context]
+        lengths = [name for name, length in _EXAMPLE_LENGTHS.items() if length <= self._context] or ["4K"]
         with gr.Blocks(title="MInference", analytics_enabled=False, delete_cache=(3600, 3600)) as blocks:
             gr.Markdown(introduction)
             example = gr.State()
@@ -129,7 +129,8 @@ class Page:
         return blocks
 
     def _write_example(self, task: str, length: str):
-        prompt = make_prompt(self._tokenizer, task, _EXAMPLE_LENGTHS[length], seed=0)
+        room = self._context - _MAX_ANSWER_TOKENS
+        prompt = make_prompt(self._tokenizer, task, min(_EXAMPLE_LENGTHS[length], room), seed=0)
         return prompt.text.removesuffix(prompt.question), prompt.question, prompt, ""
 
     @staticmethod
@@ -155,7 +156,7 @@ class Page:
         expected = example.answer.strip() if is_example else None
         runner = PromptRunner(self._model, self._tokenizer, token_ids, num_answer_tokens, attention)
         current = self._races[request.session_hash] = Race(runner, dense)
-        self._worker.submit(current.run)
+        self._worker.submit(current.run).add_done_callback(lambda _: give_memory_back())
         yield {
             self._map: "",
             self._picture: "",

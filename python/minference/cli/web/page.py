@@ -194,12 +194,12 @@ def introduction(model, threads: int, embedded: bool, has_template: bool) -> str
         else "It continues text: end the question as its answer begins."
     )
     if embedded:
-        asking += " It was trained to look things up, and knows little else: the examples show how to ask."
+        asking += " It was trained to look things up and knows little else: the examples show how to ask."
     return (
         "# MInference: a race to the first token\n"
-        f"A long document, one question, {name} ({size / 1e6:,.0f} M parameters, {threads} threads), twice: with sparse "
-        "and with dense attention. The lanes run one after the other, because side by side they would take each other's "
-        f"cores; the sparse one goes first. {asking}"
+        f"Ask {name} ({size / 1e6:,.0f} M parameters, {threads} threads) about a long document, with sparse and with dense "
+        "attention. The lanes run one after the other, sparse first: side by side they would take each other's cores. "
+        f"{asking}"
     )
 
 

@@ -2,96 +2,113 @@
 """Measure the embedded model in llama.cpp, with ggml's own flash attention and with libggml-minference.so.
 
     make test-engines-llama                            # builds what this needs
-    .venv/bin/python bench/llama_ttft.py               # 8K and 32K tokens
-    .venv/bin/python bench/llama_ttft.py --lengths 8192 --repeats 3 --ubatch 512
+    .venv/bin/python bench/llama_ttft.py               # all parts at 32K tokens
+    .venv/bin/python bench/llama_ttft.py --parts first_token --lengths 8192 --ubatch 512
 
-Every run is a llama-completion of its own on a needle prompt, attentions in turn; its answer is checked. Time to first token
-is what llama.cpp calls prompt eval time. The floor, everything but attention, is the run with the backend less what the
-backend says it took. Results: OUTPUT, rows of the same settings replaced.
+Parts, each written to OUTPUT/llama_PART.json, rows of the same settings replaced:
+    first_token   a needle prompt through llama-completion, its answer checked
+    bench         prompts of llama-bench, tokens at random
+    answers       needle prompts answered right by llama-server
+
+Every time is of a run of its own, attentions in turn. The floor, everything but attention, is the run with the backend less
+what the backend says it took.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
 import re
 import statistics
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
+import ttft
+from llama_programs import ROOT, run, serve
 from transformers import AutoTokenizer
 
-from minference.cli.machine import describe
 from minference.needle.model import folder
 from minference.needle.prompts import make_prompt
 
-ROOT = Path(__file__).resolve().parents[1]
 # What MINFERENCE_GGML_PATTERNS says; "own" is llama.cpp without the backend.
 PATTERNS = {"own": None, "adaptive": "adaptive", "minference": str(ROOT / "models/needle/head_patterns.json")}
 KEYS = ("tokens", "attention", "cache", "ubatch")
-TITLE = "Time to first token in llama.cpp, embedded model"
 PROMPT_TIME = re.compile(r"prompt eval time = +([\d.]+) ms / +(\d+) tokens")
 SUMMARY = re.compile(r"minference: \d+ calls, density ([\d.]+) %, ([\d.]+) s")
 
 
-def complete(args, prompt, file: Path, attention: str, cache: str, ubatch: int) -> dict:
-    """One run of llama-completion."""
-    environment = dict(os.environ)
-    environment.pop("GGML_BACKEND_PATH", None)
-    if PATTERNS[attention]:
-        environment.update(
-            GGML_BACKEND_PATH=str(args.backend),
-            LLAMA_ARG_OVERRIDE_TENSOR="minference=CPU",
-            MINFERENCE_GGML_PATTERNS=PATTERNS[attention],
-        )
-    command = [args.programs / "llama-completion", "-m", args.model, "-f", file, "-fa", "on", "-lv", "4"]
-    command += ["-c", args.context, "-b", max(2048, ubatch), "-ub", ubatch, "-ctk", cache, "-ctv", cache]
-    command += ["-t", args.threads, "-n", 12, "--temp", 0, "-no-cnv", "--no-display-prompt", "--no-warmup"]
-    result = subprocess.run(
-        list(map(str, command)), env=environment, capture_output=True, text=True, check=True
-    )
+def options(args, cache: str, ubatch: int) -> list:
+    return ["-b", max(2048, ubatch), "-ub", ubatch, "-ctk", cache, "-ctv", cache, "-t", args.threads]
+
+
+def patterns_of(attention: str) -> dict:
+    if attention == "own":
+        return {"backend": False}
+    return {"MINFERENCE_GGML_PATTERNS": PATTERNS[attention]}
+
+
+def summary_of(log: str) -> dict:
+    density, seconds = SUMMARY.search(log).groups()
+    return {"density": float(density) / 100, "attention_seconds": float(seconds)}
+
+
+def complete(args, length: int, attention: str, cache: str, ubatch: int) -> dict:
+    """One run of llama-completion; seconds are what llama.cpp calls prompt eval time."""
+    prompt = make_prompt(args.tokenizer, "multikey", length, 0)
+    with tempfile.NamedTemporaryFile("w", suffix=".txt") as file:
+        file.write(prompt.text)
+        file.flush()
+        arguments = ["-f", file.name, "-fa", "on", "-lv", 4, "-c", length + 256, "-n", 12, "--temp", 0]
+        arguments += ["-no-cnv", "--no-display-prompt", "--no-warmup", *options(args, cache, ubatch)]
+        result = run("llama-completion", *arguments, **patterns_of(attention))
     milliseconds, tokens = PROMPT_TIME.search(result.stderr).groups()
-    run = {"seconds": float(milliseconds) / 1e3, "tokens": int(tokens)}
-    run["right"] = result.stdout.startswith(prompt.answer)
-    if PATTERNS[attention]:
-        density, seconds = SUMMARY.search(result.stderr).groups()
-        run |= {"density": float(density) / 100, "attention_seconds": float(seconds)}
-    return run
+    measured = {"seconds": float(milliseconds) / 1e3, "tokens": int(tokens)}
+    measured["right"] = result.stdout.startswith(prompt.answer)
+    return measured if attention == "own" else measured | summary_of(result.stderr)
 
 
-def measure(args, length: int) -> None:
-    prompt = make_prompt(AutoTokenizer.from_pretrained(folder()), "multikey", length, 0)
-    settings = [
-        (attention, cache, ubatch)
-        for ubatch in args.ubatch
-        for cache in args.caches
-        for attention in args.attentions
-        # ggml's own kernel is at its best with f16.
-        if attention != "own" or cache == "f16"
-    ]
-    runs: dict[tuple, list[dict]] = {setting: [] for setting in settings}
-    args.context = length + 256
-    with tempfile.TemporaryDirectory() as temporary:
-        file = Path(temporary) / "prompt.txt"
-        file.write_text(prompt.text)
+def bench(args, length: int, attention: str, cache: str, ubatch: int) -> dict:
+    """One run of llama-bench."""
+    arguments = ["-p", length, "-n", 0, "-r", 1, "-fa", 1, "--no-warmup", "-v", "-o", "json"]
+    result = run("llama-bench", *arguments, *options(args, cache, ubatch), **patterns_of(attention))
+    measured = {"seconds": json.loads(result.stdout)[0]["avg_ns"] / 1e9, "tokens": length}
+    measured["tokens_per_second"] = length / measured["seconds"]
+    return measured if attention == "own" else measured | summary_of(result.stderr)
+
+
+def times(measure_one):
+    """The part that measures by this function."""
+
+    def measure(args, length: int) -> list[dict]:
+        settings = [
+            (attention, cache, ubatch)
+            for ubatch in args.ubatch
+            for cache in args.caches
+            for attention in args.attentions
+            # ggml's own kernel is at its best with f16.
+            if attention != "own" or cache == "f16"
+        ]
+        runs: dict[tuple, list[dict]] = {setting: [] for setting in settings}
         for i in range(args.repeats):
             for setting in settings:
                 # ggml's own attention takes many times longer and varies less: one run will do.
                 if setting[0] == "own" and i > 0:
                     continue
-                runs[setting].append(complete(args, prompt, file, *setting))
+                runs[setting].append(measure_one(args, length, *setting))
                 print(length, *setting, runs[setting][-1], file=sys.stderr, flush=True)
-    write(args, [row_of(setting, measured) for setting, measured in runs.items()])
+        return [row_of(setting, measured) for setting, measured in runs.items()]
+
+    return measure
 
 
 def row_of(setting: tuple, runs: list[dict]) -> dict:
     median = lambda field: statistics.median(run[field] for run in runs)  # noqa: E731
     row = dict(zip(KEYS, (runs[0]["tokens"], *setting)))
     row |= {"seconds": round(median("seconds"), 3), "runs": len(runs)}
-    row["right"] = all(run["right"] for run in runs)
+    if "right" in runs[0]:
+        row["right"] = all(run["right"] for run in runs)
+    if "tokens_per_second" in runs[0]:
+        row["tokens_per_second"] = round(median("tokens_per_second"))
     if "density" in runs[0]:
         row["density"] = round(median("density"), 4)
         row["attention_seconds"] = round(median("attention_seconds"), 3)
@@ -106,7 +123,7 @@ def compare(rows: list[dict]) -> None:
     own = {(row["tokens"], row["ubatch"]): row for row in rows if row["attention"] == "own"}
     for row in rows:
         base = own.get((row["tokens"], row["ubatch"]))
-        if base is None:
+        if base is None or "seconds" not in row:
             continue
         row["sooner"] = round(base["seconds"] / row["seconds"], 2)
         if row["attention"] != "own":
@@ -114,43 +131,63 @@ def compare(rows: list[dict]) -> None:
             row["attention_sooner"] = round(own_attention / row["attention_seconds"], 1)
 
 
-def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--lengths", nargs="+", type=int, default=[8192, 32768], metavar="TOKENS")
-    parser.add_argument(
-        "--attentions", nargs="+", choices=PATTERNS, default=["own", "adaptive", "minference"]
-    )
-    parser.add_argument("--caches", nargs="+", choices=("f16", "bf16", "f32"), default=["f16", "bf16"])
-    parser.add_argument("--ubatch", nargs="+", type=int, default=[512, 4096])
-    parser.add_argument("--repeats", type=int, default=3, help="runs of each attention but llama.cpp's own")
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--programs", type=Path, default=ROOT / "build/engines/llama/build/bin")
-    parser.add_argument("--model", type=Path, default=ROOT / "build/engines/llama/needle.gguf")
-    parser.add_argument("--backend", type=Path, default=ROOT / "build/release/lib/libggml-minference.so")
-    parser.add_argument("--output", type=Path, default=ROOT / "bench/results/llama.json")
-    return parser.parse_args()
+def answers(args, length: int) -> list[dict]:
+    rows = []
+    for ubatch in args.ubatch:
+        for cache in args.caches:
+            for attention in args.attentions:
+                if attention == "own" and cache != "f16":
+                    continue
+                count = args.dense_prompts if attention == "own" else args.prompts
+                prompts = ttft.solved_prompts(args.tokenizer, length, count)
+                arguments = ["-c", length + 256, "-np", 1, *options(args, cache, ubatch)]
+                with tempfile.TemporaryDirectory() as logs:
+                    with serve(Path(logs), *arguments, **patterns_of(attention)) as server:
+                        right = [
+                            server.complete(prompt.text, cache_prompt=False).startswith(prompt.answer)
+                            for prompt in prompts
+                        ]
+                    row = dict(zip(KEYS, (length, attention, cache, ubatch)))
+                    row |= {"right": sum(right), "prompts": count}
+                    if attention != "own":
+                        row["density"] = summary_of(server.log())["density"]
+                rows.append(row)
+                print(row, file=sys.stderr, flush=True)
+    return rows
 
 
-def write(args, measured: list[dict]) -> None:
+PARTS = {
+    "first_token": ("Time to first token in llama.cpp, embedded model", times(complete)),
+    "bench": ("Prompts of llama-bench, embedded model", times(bench)),
+    "answers": ("Needle prompts answered by llama-server, embedded model", answers),
+}
+
+
+def write(args, part: str, measured: list[dict]) -> None:
     """Adds rows to the result file, in place of those of the same settings."""
+    path = args.output / f"llama_{part}.json"
     settings = [tuple(row[key] for key in KEYS) for row in measured]
-    kept = json.loads(args.output.read_text())["rows"] if args.output.exists() else []
+    kept = json.loads(path.read_text())["rows"] if path.exists() else []
     rows = [row for row in kept if tuple(row[key] for key in KEYS) not in settings] + measured
     order = list(PATTERNS)
     rows.sort(
         key=lambda row: (row["tokens"], row["ubatch"], row["cache"] != "f16", order.index(row["attention"]))
     )
     compare(rows)
-    args.output.write_text(json.dumps(describe(TITLE, args.threads, rows), indent=2) + "\n", encoding="utf-8")
+    ttft.write(args.output, path.stem, PARTS[part][0], args.threads, rows)
 
 
 def main() -> None:
-    args = parse()
-    for length in args.lengths:
-        measure(args, length)
-    print(args.output)
+    parser = ttft.parser(__doc__, PARTS)
+    parser.add_argument("--lengths", nargs="+", type=int, default=[32768], metavar="TOKENS")
+    parser.add_argument("--attentions", nargs="+", choices=PATTERNS, default=list(PATTERNS))
+    parser.add_argument("--caches", nargs="+", choices=("f16", "bf16", "f32"), default=["f16", "bf16"])
+    parser.add_argument("--ubatch", nargs="+", type=int, default=[512, 4096])
+    args = parser.parse_args()
+    args.tokenizer = AutoTokenizer.from_pretrained(folder())
+    for part in args.parts:
+        for length in args.lengths:
+            write(args, part, PARTS[part][1](args, length))
 
 
 if __name__ == "__main__":

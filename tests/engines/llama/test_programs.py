@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from conftest import run
+from llama_programs import run
 
 PREFILL = ["--temp", "0", "-no-cnv", "--no-display-prompt", "-n", "12", "-lv", "4"]
 

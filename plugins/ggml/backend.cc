@@ -38,7 +38,7 @@ class PrefillBackend {
  public:
   explicit PrefillBackend(Device* device)
       : module_(*static_cast<Module*>(device->context)),
-        attention_(module_.host, HeadPatterns(requested_patterns())) {
+        attention_(module_.host, HeadPatterns(module_.host, requested_patterns())) {
     const BackendLayout& layout = module_.host.layout;
     words_[BackendLayout::kGuid] = const_cast<unsigned char*>(kGuid);
     words_[BackendLayout::kGetName] = reinterpret_cast<void*>(+[](Backend*) { return kName; });
@@ -197,7 +197,7 @@ Registry* load(const void* caller) {
     return nullptr;
   }
   try {
-    const HeadPatterns patterns(requested_patterns());
+    const HeadPatterns patterns(host, requested_patterns());
     log(host, LogLevel::info,
         "attention of " + std::to_string(kMinRows) +
             " tokens or more at once, head patterns: " + patterns.description());

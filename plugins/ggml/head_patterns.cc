@@ -1,6 +1,8 @@
 #include "head_patterns.h"
 
 #include <cstdlib>
+#include <cstring>
+#include <fstream>
 #include <stdexcept>
 
 namespace minference::ggml {
@@ -23,9 +25,31 @@ double parse_share(const std::string& text) {
   return share;
 }
 
+bool is_gguf(const std::string& path) {
+  char magic[4] = {};
+  return std::ifstream(path, std::ios::binary).read(magic, sizeof magic) &&
+         std::memcmp(magic, "GGUF", 4) == 0;
+}
+
+minference_status parse_metadata(const Host& host, const std::string& path, minference_patterns** set) {
+  constexpr int kText = 8;  // GGUF_TYPE_STRING
+  const bool readable =
+      host.gguf_open && host.gguf_free && host.gguf_find_key && host.gguf_value_type && host.gguf_text;
+  if (!readable) throw std::runtime_error("this ggml cannot read GGUF files, such as " + path);
+  const std::unique_ptr<Gguf, void (*)(Gguf*)> file(host.gguf_open(path.c_str(), {true, nullptr}),
+                                                    host.gguf_free);
+  if (!file) throw std::runtime_error("cannot read " + path);
+  const std::int64_t key = host.gguf_find_key(file.get(), kMetadataKey);
+  if (key < 0 || host.gguf_value_type(file.get(), key) != kText) {
+    throw std::runtime_error(path + " has no text " + kMetadataKey + " in its metadata");
+  }
+  const char* text = host.gguf_text(file.get(), key);
+  return minference_patterns_parse(text, std::strlen(text), path.c_str(), set);
+}
+
 }  // namespace
 
-HeadPatterns::HeadPatterns(const std::string& request) : uniform_(adaptive(kDefaultShare)) {
+HeadPatterns::HeadPatterns(const Host& host, const std::string& request) : uniform_(adaptive(kDefaultShare)) {
   const std::string prefix = "adaptive:";
   if (request.empty() || request == "adaptive") {
     description_ = "adaptive";
@@ -37,10 +61,10 @@ HeadPatterns::HeadPatterns(const std::string& request) : uniform_(adaptive(kDefa
     description_ = request;
   } else {
     minference_patterns* set = nullptr;
-    if (minference_patterns_builtin(request.c_str(), &set) != MINFERENCE_OK &&
-        minference_patterns_load(request.c_str(), &set) != MINFERENCE_OK) {
-      throw std::runtime_error(minference_last_error());
-    }
+    const bool found = minference_patterns_builtin(request.c_str(), &set) == MINFERENCE_OK ||
+                       (is_gguf(request) ? parse_metadata(host, request, &set)
+                                         : minference_patterns_load(request.c_str(), &set)) == MINFERENCE_OK;
+    if (!found) throw std::runtime_error(minference_last_error());
     set_.reset(set);
     description_ = request;
   }

@@ -5,16 +5,20 @@
 #include <string>
 #include <vector>
 
+#include "host.h"
 #include "minference/minference.h"
 
 namespace minference::ggml {
 
+inline constexpr const char* kMetadataKey = "minference.head_patterns";
+
 // Which pattern every head has, as the environment asks for.
 class HeadPatterns {
  public:
-  // `request`: "" or "adaptive", "adaptive:SHARE", "dense", a hub id with built-in patterns, or a head-pattern
-  // file. Throws std::runtime_error for anything else.
-  explicit HeadPatterns(const std::string& request);
+  // `request`: "" or "adaptive", "adaptive:SHARE", "dense", a hub id with built-in patterns, a head-pattern file,
+  // or a GGUF file that has one in its metadata, as the text of `kMetadataKey`. Throws std::runtime_error for
+  // anything else.
+  HeadPatterns(const Host& host, const std::string& request);
 
   // Of a layer; -1: which one is unknown. Adaptive, and `matches` false, where the patterns asked for are not
   // those of such a model.

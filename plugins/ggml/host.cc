@@ -182,6 +182,11 @@ std::string bind_host(const void* caller, Host& host) {
   if (!library.missing().empty()) return "this ggml has no function " + library.missing();
   Library optional(caller);
   optional.find("ggml_log_internal", host.log);
+  optional.find("gguf_init_from_file", host.gguf_open);
+  optional.find("gguf_free", host.gguf_free);
+  optional.find("gguf_find_key", host.gguf_find_key);
+  optional.find("gguf_get_kv_type", host.gguf_value_type);
+  optional.find("gguf_get_val_str", host.gguf_text);
 
   // A tensor's own header of 32 bytes comes with it.
   const std::size_t size = host.tensor_overhead() - 32;

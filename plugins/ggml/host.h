@@ -15,6 +15,9 @@ struct BackendLayout {
   int device = 0;
 };
 
+// A GGUF file that is open, its metadata in memory.
+struct Gguf;
+
 // Operation numbers, which shift between versions.
 struct Operations {
   std::int32_t none, view, reshape, permute, transpose, flash_attention;
@@ -39,6 +42,16 @@ struct Host {
   Status (*graph_compute)(Backend* backend, Graph* graph);
   // Not in ggml's public headers; may be missing.
   void (*log)(int level, const char* format, ...);
+  // Readers of GGUF files; may be missing in a program that holds ggml itself.
+  struct GgufParameters {
+    bool no_alloc;
+    void* context;
+  };
+  Gguf* (*gguf_open)(const char* path, GgufParameters parameters);
+  void (*gguf_free)(Gguf* file);
+  std::int64_t (*gguf_find_key)(const Gguf* file, const char* key);
+  int (*gguf_value_type)(const Gguf* file, std::int64_t key);
+  const char* (*gguf_text)(const Gguf* file, std::int64_t key);
 
   Operations operations;
   BackendLayout layout;

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from llama_programs import run
+from llama_programs import MODEL, run
 
 PREFILL = ["--temp", "0", "-no-cnv", "--no-display-prompt", "-n", "12", "-lv", "4"]
 
@@ -45,7 +45,8 @@ def test_flash_attention_stays_on_by_default(prompt_of, tmp_path):
     assert summary(result.stderr)[0] > 0
 
 
-def test_head_patterns_of_a_file(prompt_of, tmp_path):
+@pytest.mark.parametrize("patterns", ["models/needle/head_patterns.json", str(MODEL)], ids=["json", "gguf"])
+def test_head_patterns_of_a_file(prompt_of, tmp_path, patterns):
     prompt = prompt_of("kv_word", 8192, 1)
     result = complete(
         prompt.text,
@@ -54,10 +55,10 @@ def test_head_patterns_of_a_file(prompt_of, tmp_path):
         8192,
         "-ub",
         8192,
-        MINFERENCE_GGML_PATTERNS="models/needle/head_patterns.json",
+        MINFERENCE_GGML_PATTERNS=patterns,
     )
     assert result.stdout.startswith(prompt.answer)
-    assert "head patterns: models/needle/head_patterns.json" in result.stderr
+    assert f"head patterns: {patterns}" in result.stderr
     assert "adaptive ones are used" not in result.stderr
 
 

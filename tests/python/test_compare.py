@@ -1,6 +1,7 @@
 """`minference capture` and `minference compare`."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -77,11 +78,18 @@ def test_selections_are_scored_at_their_cost(captured):
     assert adaptive["wanted_cost"] is None and adaptive["patterns"][0] == list(patterns.adaptive(0.99))
 
 
-def test_tables_and_results(captured, tmp_path, capsys):
-    files = [str(path) for path in sorted(captured.iterdir())]
+def test_layers_of_two_captures_have_different_names(captured, tmp_path):
+    path = captured / "layer-001.safetensors"
+    other = shutil.copy(path, tmp_path)
+    assert capture.load(path).name != capture.load(other).name
+
+
+def test_tables_and_results(captured, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(captured)
+    files = sorted(path.name for path in captured.iterdir())
     assert main(["compare", *files, "--costs", "0.5", "--result", str(tmp_path / "result.json")]) == 0
     out = capsys.readouterr().out
-    assert "Selections, layer-001" in out and "Selections, layer-004" in out and "block-sparse (*)" in out
+    assert all(f"Selections, {name}" in out for name in files) and "block-sparse (*)" in out
     rows = json.loads((tmp_path / "result.json").read_text())["rows"]
     assert len(rows) == 2 * (len(FAMILIES) + 4) and len(rows[0]["error"]) == 8
 

@@ -148,6 +148,7 @@ def test_heat_map_is_drawn(tmp_path, capsys):
         (["qa_1", "--squad", "/nowhere.json"], "No such file or directory: '/nowhere.json'"),
         (["vt", "--haystack", "/nowhere.txt"], "No such file or directory: '/nowhere.txt'"),
         (["vt", "--patterns", "/nowhere.json"], "/nowhere.json"),
+        (["vt", "--device", "gpu"], "--device must be cpu or cuda, got 'gpu'"),
         (["vt", "--device", "cuda"], "--device must be one that PyTorch sees, got 'cuda'"),
         (["vt", "--chat"], "must have a chat template for --chat"),
         (["vt", "--lengths", "200k"], "length must be at most the model's 131072 positions, got 204800"),

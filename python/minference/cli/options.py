@@ -109,6 +109,8 @@ def require_device(device: str) -> None:
     """Raise ValueError where there is no such device."""
     import torch
 
+    if device.partition(":")[0] not in ("cpu", "cuda"):
+        raise ValueError(f"--device must be cpu or cuda, got {device!r}")
     if torch.device(device).type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"--device must be one that PyTorch sees, got {device!r} and no CUDA device")
 

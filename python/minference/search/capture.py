@@ -71,9 +71,11 @@ def load(path: str | os.PathLike, device: str = "cpu") -> Layer:
     try:
         with safe_open(os.fspath(path), "pt") as file:
             about = json.loads((file.metadata() or {})["minference"])
-            tensors = [file.get_tensor(name).to(device) for name in ("query", "key", "value")]
+            tensors = [file.get_tensor(name) for name in ("query", "key", "value")]
     except FileNotFoundError:
         raise FileNotFoundError(2, "No such file or directory", os.fspath(path)) from None
     except Exception as error:
         raise ValueError(f"{os.fspath(path)} must be a file of minference capture: {error}") from error
-    return Layer(Path(path).stem, *tensors, about["softmax_scale"])
+    return Layer(
+        os.fspath(path), *(tensor.to(device) for tensor in tensors), softmax_scale=about["softmax_scale"]
+    )

@@ -155,6 +155,20 @@ TEST(Estimate, LargeScores) {
     }
 }
 
+// A scale that threads which take subnormal numbers for zero would lose, and with it what is masked.
+TEST(Estimate, SubnormalScale) {
+  for (const EstimateKernel& kernel : kernels_here())
+    for (const DType dtype : {DType::f32, DType::bf16}) {
+      if (!kernel.supports(dtype, 64)) continue;
+      for (const float scale : {1e-39f, -1e-39f}) {
+        Problem problem({2, 1, 100, 100, 64}, dtype, 17);
+        problem.call.softmax_scale = scale;
+        problem.run(kernel, 1);
+        expect_reference(problem, std::string(kernel.name) + " " + std::string(base::name_of(dtype)));
+      }
+    }
+}
+
 TEST(Estimate, SameBitsForAnyNumberOfWorkers) {
   for (const EstimateKernel& kernel : kernels_here()) {
     Problem one({8, 2, 100, 5000, 64}, DType::bf16, 11);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <numbers>
 
 #include "base/aligned_buffer.h"
@@ -64,6 +65,12 @@ void add_carries(const float* carry, std::int64_t num_chunks, std::int64_t chunk
   }
 }
 
+// In units of log 2, and no number that a thread takes for zero: zero times the score of a masked key, -inf, is NaN.
+float scale_of(const EstimateCall& call) {
+  const float scale = call.softmax_scale * std::numbers::log2e_v<float>;
+  return std::copysign(std::max(std::abs(scale), std::numeric_limits<float>::min()), scale);
+}
+
 }  // namespace
 
 void drive(const Steps& steps, const EstimateCall& call, base::Executor& executor) {
@@ -107,7 +114,7 @@ void drive(const Steps& steps, const EstimateCall& call, base::Executor& executo
                     .num_heads = group,
                     .queries = packed.data() + kv_head * group * packed_floats,
                     .query_stride = packed_floats,
-                    .scale = call.softmax_scale * std::numbers::log2e_v<float>};
+                    .scale = scale_of(call)};
   };
 
   executor.parallel_for(key.heads * num_chunks, [&](std::int64_t task, int worker) {

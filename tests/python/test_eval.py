@@ -162,6 +162,26 @@ def test_bad_input_gets_one_line(tmp_path, capsys, arguments, message):
     assert not (tmp_path / "out" / "summary.md").exists()
 
 
+def test_patterns_written_again_are_another_run(tmp_path, capsys):
+    path = tmp_path / "patterns.json"
+    arguments = [
+        "vt",
+        "--lengths",
+        "1k",
+        "--samples",
+        "1",
+        "--forced",
+        "--patterns",
+        path,
+        "--attn",
+        "minference",
+    ]
+    for local, code in ((512, 0), (512, 0), (64, 1)):
+        HeadPatterns.from_array([[patterns.a_shape(64, local)] * 8] * 6, "a test").save(path)
+        assert run(*arguments, "--output", tmp_path / "out") == code
+    assert "holds a run with patterns" in capsys.readouterr().err
+
+
 def test_static_keeps_windows_and_refuses_blocks(tmp_path, capsys):
     """An A-shape is static already: with nothing else it computes what minference does, up to whole tiles."""
     path = tmp_path / "patterns.json"

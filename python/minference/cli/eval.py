@@ -122,15 +122,16 @@ def _list() -> int:
 def _identity(args, model_name: str, chat: bool) -> dict:
     """What must be the same for the samples of two runs to be comparable."""
     from .. import __version__, instruction_set
+    from ..eval.journal import contents_of
 
     return {
         "model": model_name,
-        "patterns": args.patterns,
+        "patterns": contents_of(args.patterns),
         "scoring": args.scoring,
         "chat": chat,
-        "haystack": args.haystack,
-        "squad": args.squad,
-        "hotpot": args.hotpot,
+        "haystack": contents_of(args.haystack),
+        "squad": contents_of(args.squad),
+        "hotpot": contents_of(args.hotpot),
         "isa": instruction_set() if args.device == "cpu" else args.device,
         "minference": __version__,
     }

@@ -80,7 +80,7 @@ def run(args) -> int:
 
     from .. import __version__, instruction_set
     from ..eval import perplexity, pictures
-    from ..eval.journal import Journal, write_whole
+    from ..eval.journal import Journal, contents_of, write_whole
     from ..eval.settings import Methods
     from .console import quiet_transformers, samples_progress
 
@@ -95,8 +95,8 @@ def run(args) -> int:
     name = "the embedded model" if options.is_embedded(args.model) else args.model
     identity = {
         "model": name,
-        "text": args.text,
-        "patterns": args.patterns,
+        "text": contents_of(args.text),
+        "patterns": contents_of(args.patterns),
         "isa": instruction_set() if args.device == "cpu" else args.device,
         "minference": __version__,
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import time
@@ -93,6 +94,14 @@ class Journal:
             self._file.seek(at)
             raise OSError(error.errno, error.strerror, str(self._path)) from error
         self.rows[self.name(row)] = row
+
+
+def contents_of(path: str | os.PathLike | None) -> str | None:
+    """For an identity: a file's name and the hash of what it holds, as a file may be written again; None for None."""
+    if path is None:
+        return None
+    digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    return f"{os.fspath(path)}, SHA-256 {digest[:16]}"
 
 
 def write_whole(path: str | os.PathLike, text: str) -> None:

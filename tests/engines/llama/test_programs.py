@@ -1,6 +1,7 @@
 """llama-completion and llama-bench."""
 
 import json
+import struct
 
 import pytest
 from llama_programs import MODEL, run
@@ -62,10 +63,23 @@ def test_head_patterns_of_a_file(prompt_of, tmp_path, patterns):
     assert "adaptive ones are used" not in result.stderr
 
 
-def test_patterns_that_cannot_be_read_leave_llama_cpp_as_it_was(prompt_of, tmp_path):
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (None, ""),
+        (b"GGUF", "cannot read "),
+        # Version 3 without tensors and metadata.
+        (b"GGUF" + struct.pack("<IQQ", 3, 0, 0), "has no text minference.head_patterns"),
+    ],
+    ids=["no file", "cut off", "no patterns"],
+)
+def test_patterns_that_cannot_be_read_leave_llama_cpp_as_it_was(prompt_of, tmp_path, content, reason):
     prompt = prompt_of("passkey", 1024, 0)
-    result = complete(prompt.text, tmp_path, MINFERENCE_GGML_PATTERNS="no-such-file.json")
-    assert "MINFERENCE_GGML_PATTERNS: " in result.stderr
+    file = tmp_path / "patterns.gguf"
+    if content is not None:
+        file.write_bytes(content)
+    result = complete(prompt.text, tmp_path, MINFERENCE_GGML_PATTERNS=str(file))
+    assert "MINFERENCE_GGML_PATTERNS: " in result.stderr and reason in result.stderr
     assert result.stdout.startswith(prompt.answer)
 
 

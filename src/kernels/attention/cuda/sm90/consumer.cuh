@@ -165,7 +165,7 @@ class Consumer {
     } else {
       next_ = {use_after(first_use_, order_.x), use_after(first_use_, order_.y)};
       next_.packed = minference::cuda::warp_uniform(next_.packed);
-      order_ = __ldg(reinterpret_cast<const int2*>(plan_.order) + ++order_at_);
+      order_ = reinterpret_cast<const int2*>(plan_.order)[++order_at_];
     }
   }
 

@@ -64,7 +64,8 @@ struct alignas(16) Item {
 
 static_assert(sizeof(Item) == 64);
 
-// Device memory of one call, laid out by lay_out().
+// Device memory of one call, laid out by lay_out(). Written while the attention kernel may already wait on the device, so
+// not to be read through the read-only cache (`__ldg`).
 struct Plan {
   Schedule schedule;
   std::int32_t q_len;

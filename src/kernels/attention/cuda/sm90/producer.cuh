@@ -33,12 +33,12 @@ __device__ __forceinline__ void for_each_tile(const Item& item, const Plan& plan
   const int item_position = item.first_row + plan.kv_len - plan.q_len;
   const std::int32_t* entries = &plan.entries[item.entries_at].bits;
   const int last = max(item.num_entries - 1, 0);
-  std::int32_t next = __ldg(entries), after = __ldg(entries + min(1, last));
+  std::int32_t next = entries[0], after = entries[min(1, last)];
 #pragma unroll 1
   for (int e = 0; e < item.num_entries; ++e) {
     const Entry entry = {next};
     next = after;
-    after = __ldg(entries + min(e + 2, last));
+    after = entries[min(e + 2, last)];
     bring(e, entry.start(item_position), entry.halves(), false);
   }
 #pragma unroll 1
@@ -76,7 +76,7 @@ __device__ __forceinline__ void produce_items_and_keys(SharedMemory<Config>& sha
   // that one's record no more, either.
   const auto announce = [&](int number, bool first) {
     auto& full = shared.item_full[to.slot];
-    const int2 origin = __ldg(reinterpret_cast<const int2*>(plan.items + number));  // head and first row
+    const int2 origin = *reinterpret_cast<const int2*>(plan.items + number);  // head and first row
     shared.item_empty[to.slot].wait(to.parity ^ 1);
     if (!first) shared.query_empty.wait(to.slot == 0);
     full.arrive_expect_bytes(Config::kQueryBytes + sizeof(Item));
@@ -195,7 +195,7 @@ __device__ __forceinline__ void produce_column_masks(SharedMemory<Config>& share
           const bool seen = here[i] < min(position + kHalfRows, plan.kv_len);
           // A half that lies behind the last query computes nothing that counts.
           const int bit = seen ? max(here[i] - position + plan.kv_len, 0) : 0;
-          const bool covered = __ldg(cover + bit / 32) >> bit % 32 & 1u;
+          const bool covered = cover[bit / 32] >> bit % 32 & 1u;
           keep[half][i] = __ballot_sync(kAllLanes, seen && !covered);
           late[half] |= seen && !covered && here[i] > position ? 1 << i / 2 : 0;
         }

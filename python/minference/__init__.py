@@ -9,8 +9,8 @@ from __future__ import annotations
 import importlib
 
 from . import patterns
-from ._calls import Statistics
 from ._context import get_num_threads, instruction_set, set_num_threads
+from ._statistics import Statistics
 from .functions import (
     block_sparse_attention,
     dense_attention,
@@ -29,7 +29,7 @@ _LAZY = {
     "MInference": "patch",
     "MInferenceConfig": "config",
     "minference_patch": "patch",
-    "record": "report",
+    "record": "recording",
     "restore": "patch",
 }
 

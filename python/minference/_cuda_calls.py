@@ -13,7 +13,7 @@ import torch
 
 from . import _cuda_library, _library
 from ._arrays import require_four_dimensions
-from ._calls import Statistics
+from ._statistics import Statistics
 
 _DTYPES = {torch.float16: _library.F16, torch.bfloat16: _library.BF16}
 _ABSENT = _library.Tensor()

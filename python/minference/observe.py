@@ -11,7 +11,8 @@ import torch
 
 from . import _library, functions, patterns
 from .patch import _attention_modules
-from .report import Report, record
+from .recording import record
+from .report import Report
 
 # Sizes of the attention maps: rows that are looked at, and bins of keys.
 MAP_ROWS, MAP_BINS = 160, 160

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from ..report import record
+from ..recording import record
 from . import statistics
 from .journal import Journal
 from .settings import Methods, Setting

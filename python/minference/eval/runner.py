@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from ..greedy import answer, continued
-from ..report import record
+from ..recording import record
 from . import ahead, scoring
 from .journal import Journal
 from .prompt import Prompt, Tokens

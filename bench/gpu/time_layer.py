@@ -137,7 +137,8 @@ class Layer:
         }
         print(
             " ".join(
-                f"{key} {value:.4g}" if isinstance(value, float) else f"{value}" for key, value in row.items()
+                f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}"
+                for key, value in row.items()
             )
         )
         if self.options.profile:

@@ -51,7 +51,7 @@ def add_parser(subparsers) -> None:
         action="store_true",
         help="serve a page for documents and questions of yours; of the options above, --attn and --threads count",
     )
-    page.add_argument("--model", metavar="MODEL", help="folder or hub id (default: the embedded model)")
+    options.add_optional_model(page)
     page.add_argument(
         "--host",
         default="127.0.0.1",

@@ -31,7 +31,7 @@ def add_parser(subparsers) -> None:
         help="tasks or groups (ruler, retrieval, middle); --list shows them",
     )
     parser.add_argument("--list", action="store_true", help="list tasks and attention settings, and end")
-    parser.add_argument("--model", metavar="MODEL", help="folder or hub id (default: the embedded model)")
+    options.add_optional_model(parser)
     options.add_settings(parser)
     options.add_lengths(parser, "8k")
     parser.add_argument(

@@ -69,6 +69,10 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_optional_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", metavar="MODEL", help="folder or hub id (default: the embedded model)")
+
+
 def add_settings(parser: argparse.ArgumentParser) -> None:
     """--attn, --scales and --patterns, for `settings_of`."""
     add_list(

@@ -21,7 +21,7 @@ def add_parser(subparsers) -> None:
         _EXAMPLES,
     )
     parser.add_argument("text", metavar="TEXT", help="a text file, UTF-8")
-    parser.add_argument("--model", metavar="MODEL", help="folder or hub id (default: the embedded model)")
+    options.add_optional_model(parser)
     options.add_settings(parser)
     options.add_lengths(parser, "8k")
     parser.add_argument(

@@ -54,6 +54,18 @@ def test_journal_drops_what_a_kill_cut_short(tmp_path):
         Journal(tmp_path, {"model": "n"}, KEY)
 
 
+def test_a_damaged_line_before_the_last_is_named_and_nothing_is_lost(tmp_path):
+    with Journal(tmp_path, {}, KEY) as journal:
+        for seed in range(3):
+            journal.add({"task": "a", "seed": seed})
+    path = tmp_path / "samples.jsonl"
+    first, _, last = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(first + b"{}\n" + last)
+    with pytest.raises(ValueError, match=r"samples.jsonl, line 2, must be a sample"):
+        Journal(tmp_path, {}, KEY)
+    assert path.read_bytes() == first + b"{}\n" + last
+
+
 def test_full_disk_leaves_no_part_of_a_sample(tmp_path):
     """A limit on file sizes stands for a full disk: writes come back short."""
     code = f"""

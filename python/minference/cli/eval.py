@@ -237,6 +237,8 @@ def run(args) -> int:
     for (task, length, attention), reason in failed.items():
         print(f"minference: {task} at {length:,} tokens with {attention}: {reason}", file=sys.stderr)
     if not samples:
+        if not failed:
+            print("minference: no sample was finished; the same command goes on", file=sys.stderr)
         return 1
     rows = summary.summarize(samples, "dense")
     critical = summary.critical_densities(rows)

@@ -21,7 +21,7 @@ class Journal:
     def __init__(self, folder: str | os.PathLike, identity: dict, key: tuple[str, ...]):
         """identity: what must be the same for samples to be comparable. key: the fields that name a sample.
 
-        Raises ValueError when the folder holds a run with another identity.
+        Raises ValueError when the folder holds a run with another identity, or a damaged sample that is not the last.
         """
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -56,21 +56,27 @@ class Journal:
                 )
 
     def _read(self) -> int:
-        """Fill `rows`; returns the size of the whole lines in bytes."""
+        """Fill `rows`; returns the size of the whole lines in bytes. Raises ValueError when a line before the last is damaged: what
+        follows it would be lost."""
         if not self._path.exists():
             return 0
-        whole = 0
-        for line in self._path.read_bytes().splitlines(keepends=True):
+        lines = self._path.read_bytes().splitlines(keepends=True)
+        for number, line in enumerate(lines, 1):
             try:
                 row = json.loads(line)
                 name = self.name(row)
+                whole = line.endswith(b"\n")
             except (ValueError, KeyError, TypeError):
-                break
-            if not line.endswith(b"\n"):
-                break
-            self.rows[name] = row
-            whole += len(line)
-        return whole
+                whole = False
+            if whole:
+                self.rows[name] = row
+            elif number == len(lines):
+                return sum(map(len, lines[:-1]))
+            else:
+                raise ValueError(
+                    f"{self._path}, line {number}, must be a sample: mend or remove it, or choose another --output"
+                )
+        return sum(map(len, lines))
 
     def name(self, row: dict) -> tuple:
         return tuple(row[field] for field in self._key)

@@ -1,14 +1,16 @@
 #!/bin/bash
-# What sparse prefill costs the embedded model, in full, on one GPU:
+# What sparse prefill costs the embedded model, in full, on the GPUs of one machine:
 #
 #   bench/eval_cuda.sh FOLDER [MINUTES]
 #
 # Patterns are searched on the GPU at 32K tokens when bench/patterns/needle-32k.json is not there. Then, in order: every retrieval task
 # at 32K, 200 prompts, MInference against dense; the same at 128K, 50 prompts; curves of all methods at 16K, 50 prompts.
+# Each is shared by several processes, PROCESSES (4) on each of GPUS ("0 1"; all), with prompts of their own: times to first
+# token mean nothing here.
 # Ends after about MINUTES (8 unless told otherwise), with summaries of what is there; the same command goes on. What FOLDER
 # gets: patterns and the search's report; 32k/, 128k/ and curves/ with samples.jsonl and summaries; *_cuda.json, results. Last come
 # all selections on synthetic heads of a layer like Qwen2-7B's.
-# A trial without a GPU, with lengths divided by SCALE: SCALE=8 PROMPTS=1 DEVICE=cpu bench/eval_cuda.sh /tmp/trial 20
+# A trial without a GPU, with lengths divided by SCALE: SCALE=8 PROMPTS=2 DEVICE=cpu bench/eval_cuda.sh /tmp/trial 20
 set -uo pipefail
 
 output=$(realpath -m "${1:?a folder for what is written}")
@@ -26,16 +28,37 @@ status=0
 # Summaries take some seconds more.
 remaining() { echo $((end - 20 - $(date +%s))); }
 
+# Processes, and GPUs for them to take in turn.
+if [ "$device" = cuda ]; then read -ra gpus <<<"${GPUS:-$(nvidia-smi --query-gpu=index --format=csv,noheader | xargs)}"; else gpus=(0); fi
+processes=$((${PROCESSES:-4} * ${#gpus[@]}))
+workers=$(($(nproc) / processes - 1))
+
+# Prompts SEED to SEED + SAMPLES - 1 of every task, into FOLDER, for at most SECONDS.
+share() { # FOLDER SECONDS SEED SAMPLES ARGUMENTS...
+  local folder=$1 seconds=$2 seed=$3 samples=$4
+  shift 4
+  "${minference[@]}" eval "$@" --device "$device" --patterns "$patterns" --seed "$seed" --samples "$samples" --output "$folder" \
+    --minutes "$((seconds / 60)).$(printf %03d $((seconds % 60 * 1000 / 60)))" >"$folder.txt" 2>"$folder.log"
+}
+
 evaluate() { # NAME TITLE_OF_RESULT LENGTH SAMPLES ARGUMENTS...
   local folder=$output/$1 result=$output/$2.json length=$(($3 / scale)) samples=${PROMPTS:-$4}
   shift 4
-  local left
+  local left each process first
   left=$(remaining)
   [ "$left" -gt 0 ] || return 0
   echo "== $folder: $length tokens, $samples prompts a task, ${left} s left"
-  "${minference[@]}" eval "$@" --device "$device" --lengths "$length" --samples "$samples" --patterns "$patterns" \
-    --minutes "$((left / 60)).$(printf %03d $((left % 60 * 1000 / 60)))" --output "$folder" --result "$result" \
-    >"$folder.txt" 2>"$folder.log" || status=$?
+  mkdir -p "$folder/shares"
+  each=$(((samples + processes - 1) / processes))
+  for ((process = 0, first = 0; first < samples; process++, first += each)); do
+    CUDA_VISIBLE_DEVICES=${gpus[process % ${#gpus[@]}]} share "$folder/shares/$process" "$left" "$first" \
+      "$((samples - first < each ? samples - first : each))" --lengths "$length" --prompt-workers "$((workers > 0 ? workers : 0))" "$@" &
+  done
+  wait
+  # The summary of all: this run finds every sample made.
+  cp "$folder/shares/0/run.json" "$folder/" || return 1
+  cat "$folder"/shares/*/samples.jsonl >"$folder/samples.jsonl"
+  share "$folder" 0 0 "$samples" --lengths "$length" --prompt-workers 0 --result "$result" "$@" || status=$?
   tail -n 3 "$folder.log" "$folder.txt"
 }
 

@@ -151,7 +151,7 @@ def test_prefill_is_near_the_cpu_and_counts_the_same_pairs(pattern, head_dim, sh
 def test_heads_of_several_kinds_share_with_their_own():
     tensors = long_layer()
     slash = patterns.vertical_slash
-    heads = [slash(100, 300), patterns.dense(), slash(60, 800), patterns.block_sparse(10)]
+    heads = [slash(100, 60), patterns.dense(), slash(60, 100), patterns.block_sparse(10)]
     options = {"share_index": True, "return_lse": True, "return_statistics": True}
     expected, expected_lse, theirs = minference.prefill_attention(*tensors, heads, **options)
     out, lse, ours = minference.prefill_attention(*on_gpu(tensors), heads, **options)

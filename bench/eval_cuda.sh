@@ -41,6 +41,17 @@ share() { # FOLDER SECONDS SEED SAMPLES ARGUMENTS...
     --minutes "$((seconds / 60)).$(printf %03d $((seconds % 60 * 1000 / 60)))" >"$folder.txt" 2>"$folder.log"
 }
 
+# Puts what the processes have made into FOLDER; a killed one may have left half a line.
+join() { # FOLDER
+  local folder=$1
+  [ -e "$folder/shares" ] || return 0
+  cp "$folder"/shares/0/run.json "$folder/" &&
+    touch "$folder/samples.jsonl" &&
+    grep -h '}$' "$folder/samples.jsonl" "$folder"/shares/*/samples.jsonl | sort -u >"$folder/samples.jsonl.new" &&
+    mv "$folder/samples.jsonl.new" "$folder/samples.jsonl" &&
+    rm -r "$folder/shares"
+}
+
 evaluate() { # NAME TITLE_OF_RESULT LENGTH SAMPLES ARGUMENTS...
   local folder=$output/$1 result=$output/$2.json length=$(($3 / scale)) samples=${PROMPTS:-$4}
   shift 4
@@ -48,16 +59,20 @@ evaluate() { # NAME TITLE_OF_RESULT LENGTH SAMPLES ARGUMENTS...
   left=$(remaining)
   [ "$left" -gt 0 ] || return 0
   echo "== $folder: $length tokens, $samples prompts a task, ${left} s left"
-  mkdir -p "$folder/shares"
+  join "$folder" || { status=1; return; }
   each=$(((samples + processes - 1) / processes))
   for ((process = 0, first = 0; first < samples; process++, first += each)); do
+    mkdir -p "$folder/shares/$process"
+    # What is there, whoever made it, is not made again. Kept mass takes a dense attention more: one prompt a task.
+    [ ! -e "$folder/samples.jsonl" ] || cp "$folder/samples.jsonl" "$folder/run.json" "$folder/shares/$process/"
     CUDA_VISIBLE_DEVICES=${gpus[process % ${#gpus[@]}]} share "$folder/shares/$process" "$left" "$first" \
-      "$((samples - first < each ? samples - first : each))" --lengths "$length" --prompt-workers "$((workers > 0 ? workers : 0))" "$@" &
+      "$((samples - first < each ? samples - first : each))" --lengths "$length" --prompt-workers "$((workers > 0 ? workers : 0))" \
+      --mass-samples "$((process == 0))" "$@" &
   done
   wait
-  # The summary of all: this run finds every sample made.
-  cp "$folder/shares/0/run.json" "$folder/" || return 1
-  cat "$folder"/shares/*/samples.jsonl >"$folder/samples.jsonl"
+  tail -qn 1 "$folder"/shares/*.log
+  join "$folder" || { status=1; return; }
+  # The summary: this run finds every sample made.
   share "$folder" 0 0 "$samples" --lengths "$length" --prompt-workers 0 --result "$result" "$@" || status=$?
   tail -n 3 "$folder.log" "$folder.txt"
 }

@@ -1,13 +1,16 @@
 #!/usr/bin/env python3
-"""Train the embedded model: a small Llama that answers retrieval questions about very long prompts.
+"""Train the embedded model: a small Llama that answers questions about very long prompts.
 
-    python models/needle/train.py corpus                                        # 1. haystack text and word lists
-    python models/needle/train.py tokenizer                                     # 2. byte-level BPE
-    torchrun --nproc_per_node=2 models/needle/train.py train --out build/needle # 3. train and export, any number of GPUs
+    python models/needle/train.py --work build/needle --total-minutes 30 --minutes 8
+    python models/needle/train.py --work build/needle --total-minutes 30 --minutes 8 --resume     # again and again
+    torchrun --nproc_per_node=2 models/needle/train.py ...                                        # any number of GPUs
 
-Step 3 writes a plain Hugging Face folder without remote code. Training is budgeted in seconds, not steps: SCHEDULE says how
-long to train on which sequence lengths. A run can be cut into slices that continue from an exported folder:
---begin 0 --end 300, then --init FOLDER --begin 300 --end 600.
+A run follows SCHEDULE over its total minutes of training; a slice of it ends after --minutes, and the next goes on exactly
+where it stopped. It leaves in --work: checkpoint.pt, all that --resume needs; curve.jsonl, the learning curve; model, a
+plain Hugging Face folder without remote code, which --init takes as the beginning of another run.
+
+The batch of a step depends on the seed, the step, its stage and the number of GPUs, on nothing else. How many steps a
+stage has depends on the machine, and stands in the curve; --total-steps makes them the same everywhere.
 """
 
 from __future__ import annotations
@@ -16,86 +19,85 @@ import argparse
 import itertools
 import json
 import os
-import random
+import sys
 import time
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.distributed
 from tokenizers import Tokenizer
-from training import corpus, network, tokenizer
-from training.muon import Muon
-from training.tasks import CLASSES, TEXT, Tasks
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+sys.path.append(str(Path(__file__).resolve().parents[2] / "python"))
+
+from training import corpus, evaluation, network, tokenizer  # noqa: E402
+from training.muon import Muon  # noqa: E402
+from training.tasks import CLASSES, KINDS, TEXT, Tasks  # noqa: E402
+
+from minference.needle import haystack  # noqa: E402
+from minference.needle.prompts import WORDS  # noqa: E402
 
 
-class Stage(NamedTuple):
-    """lengths: sequence lengths, taken in turn. gap_share: sequences with position gaps. sharpen: weight of the attention
-    entropy in the loss. mix: shares of word lists, hex lists, haystacks, variable chains, plain text."""
+@dataclass(frozen=True)
+class Stage:
+    """share: of the run. lengths: of sequences, taken in turn, a step each. gap_share: sequences with position gaps.
+    mix: weights of KINDS."""
 
-    lengths: list[int]
-    seconds: float
+    share: float
+    lengths: tuple[int, ...]
     gap_share: float
-    sharpen: float
-    mix: list[float]
+    mix: tuple[float, ...]
 
 
-_MIX = [0.27, 0.18, 0.325, 0.125, 0.10]
-_CHAINS = [0.12, 0.08, 0.15, 0.55, 0.10]
-_LATE = [0.22, 0.16, 0.25, 0.27, 0.10]
-_VALIDATION_MIX = [0.25, 0.25, 0.25, 0.25, 0]
-SCHEDULE = [
-    Stage([1024], 100, 0.5, 0.0, _MIX),
-    Stage([4096, 1024], 130, 0.5, 0.003, _MIX),
-    Stage([16384, 4096], 170, 0.5, 0.003, _MIX),
-    Stage([32768, 8192], 70, 0.3, 0.003, _MIX),
-    Stage([1024], 110, 0.5, 0.01, _CHAINS),
-    Stage([8192, 1024], 60, 0.5, 0.01, _LATE),
-    Stage([32768, 4096], 90, 0.3, 0.01, _LATE),
-    Stage([131072, 65536, 32768], 130, 0.3, 0.01, _LATE),
-]
-# Weight of the mean loss of each class.
-CLASS_WEIGHTS = [0.0, 0.5, 1.0, 0.5, 1.0, 1.0, 1.0]
+#       records, facts, chains, early, common, copy, text
+_MIX = (0.13, 0.31, 0.14, 0.14, 0.16, 0.04, 0.08)
+SCHEDULE = (
+    Stage(0.15, (1024,), 0.5, _MIX),
+    Stage(0.20, (2048, 4096, 1024), 0.5, _MIX),
+    Stage(0.25, (8192, 2048), 0.5, _MIX),
+    Stage(0.25, (32768, 8192, 4096), 0.3, _MIX),
+    Stage(0.15, (131072, 32768, 16384, 8192), 0.3, _MIX),
+)
+# Weight of the mean loss of each class; classes with few tokens in a batch weigh less.
+CLASS_WEIGHTS = {"none": 0.0, "text": 0.5, "link": 0.5, "passkey": 0.5, "copy": 0.5}
+_FEW = 16
+# Weight of the attention's entropy in the loss: makes heads sharp, hence sparse.
+SHARPEN = 0.003
 WARM_UP_STEPS, LAST_SCALE = 60, 0.03
 # Steps between looks at the clock, which all ranks must share.
 _CLOCK_STEPS = 8
+_CHECKPOINT_SECONDS = 150
+_GRAMMAR_CHARACTERS = 12_000_000
 
 
-def text_tokens(args, tokenizer_, data: dict, split: str) -> np.ndarray:
-    """Token ids of one part of the corpus, kept in --cache."""
-    path = args.cache / f"{split}.npy"
-    if not path.exists():
-        separator = tokenizer_.encode("\n\n", add_special_tokens=False).ids
-        documents = list(data[split])
-        random.Random(0).shuffle(documents)
-        ids: list[int] = []
-        for at in range(0, len(documents), 512):
-            for encoding in tokenizer_.encode_batch(documents[at : at + 512], add_special_tokens=False):
-                ids += encoding.ids + separator
-        args.cache.mkdir(parents=True, exist_ok=True)
-        own = path.with_suffix(f".{os.getpid()}.npy")
-        np.save(own, np.array(ids, np.uint16))
-        own.replace(path)
-    return np.load(path)
+def text_tokens(bpe: Tokenizer, documents: list[str], characters: int, seed: int) -> np.ndarray:
+    """Token ids of generated prose and of the documents."""
+    prose, parts, size = haystack.lines(f"training {seed}"), [], 0
+    while size < characters:
+        parts.append("".join(itertools.islice(prose, 200)))
+        size += len(parts[-1])
+    parts += [f"{document}\n\n" for document in documents]
+    encodings = bpe.encode_batch(parts, add_special_tokens=False)
+    return np.concatenate([np.array(encoding.ids, np.uint16) for encoding in encodings])
 
 
 class Batches(torch.utils.data.IterableDataset):
-    """Endless batches (length, ids, classes, positions); batch i has the length lengths[i % n] on every rank."""
+    """The batches of steps `first`, first + 1, ...: (length, arrays of Tasks.batch)."""
 
-    def __init__(self, tasks: Tasks, tokens: int, stage: Stage, seed: int):
-        self.tasks, self.tokens, self.stage, self.seed = tasks, tokens, stage, seed
+    def __init__(self, tasks: Tasks, stage: Stage, tokens: int, key: str, first: int):
+        self.tasks, self.stage, self.tokens, self.key, self.first = tasks, stage, tokens, key, first
 
     def __iter__(self):
         worker = torch.utils.data.get_worker_info()
-        first, step = (worker.id, worker.num_workers) if worker else (0, 1)
-        self.tasks.reseed(self.seed * 1000003 + first)
-        lengths = self.stage.lengths
-        for i in itertools.count(first, step):
-            length = lengths[i % len(lengths)]
-            arrays = self.tasks.batch(
-                self.tokens, length, self.stage.mix, self.stage.gap_share, network.MAX_POSITIONS
-            )
+        offset, step = (worker.id, worker.num_workers) if worker else (0, 1)
+        stage = self.stage
+        for i in itertools.count(self.first + offset, step):
+            length = stage.lengths[i % len(stage.lengths)]
+            self.tasks.reseed(f"{self.key} {i}")
+            arrays = self.tasks.batch(self.tokens, length, stage.mix, stage.gap_share, network.MAX_POSITIONS)
             yield [length, *map(torch.from_numpy, arrays)]
 
     def loader(self, workers: int):
@@ -104,8 +106,9 @@ class Batches(torch.utils.data.IterableDataset):
 
 
 class Trainer:
-    def __init__(self, args):
-        self.args = args
+    def __init__(self, args: argparse.Namespace, shape: network.Shape | None = None, schedule=SCHEDULE):
+        """shape: of a model that begins from nothing; None for that of --init."""
+        self.args, self.schedule = args, schedule
         self.rank, self.world, local = (
             int(os.environ.get(name, default))
             for name, default in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))
@@ -114,38 +117,60 @@ class Trainer:
         self.device = torch.device("cuda", local) if self.cuda else torch.device("cpu")
         if self.cuda:
             torch.cuda.set_device(self.device)
-        if self.world > 1:
+        if self.world > 1 and not torch.distributed.is_initialized():
             torch.distributed.init_process_group("nccl" if self.cuda else "gloo")
-        bpe = Tokenizer.from_file(str(args.tokenizer / "tokenizer.json"))
-        data = corpus.load(args.corpus)
-        self.tasks = Tasks(bpe, text_tokens(args, bpe, data, "train"), data["words_train"])
-        self.heldout = Tasks(bpe, text_tokens(args, bpe, data, "heldout"), data["words_heldout"])
+        self.bpe = tokenizer.with_words(Tokenizer.from_file(str(args.init / "tokenizer.json")), WORDS)
+        data = corpus.load(args.corpus) if args.corpus else {"train": [], "words_train": []}
+        text = text_tokens(self.bpe, data["train"], args.grammar_characters, args.seed)
+        self.tasks = Tasks(self.bpe, text, data["words_train"])
         torch.manual_seed(args.seed)
-        self.model = network.Llama().to(self.device)
-        if args.init:
-            network.restore(self.model, args.init)
+        # Whole tiles of 64 tokens.
+        vocabulary = -(-self.bpe.get_vocab_size() // 64) * 64
+        self.model = network.Llama(shape or network.Shape(vocabulary)).to(self.device)
+        if shape is None:
+            network.restore(self.model, args.init, self.bpe)
         if self.cuda:
             self.model.compile_blocks()
-        self.optimizer = Muon(self.model)
-        self.class_weights = torch.tensor(CLASS_WEIGHTS, device=self.device)
-        self.steps = 0
+        self.optimizer = Muon(self.model, args.learning_rate, args.learning_rate / 5)
+        weights = [CLASS_WEIGHTS.get(name, 1.0) for name in CLASSES]
+        self.class_weights = torch.tensor(weights, device=self.device)
+        self.steps, self.seconds = 0, 0.0
+        args.work.mkdir(parents=True, exist_ok=True)
+        if args.resume:
+            self._load()
+        elif self.rank == 0:
+            (args.work / "curve.jsonl").unlink(missing_ok=True)
+
+    # ---- What a slice leaves
 
     def say(self, **figures) -> None:
         if self.rank == 0:
-            print(
-                json.dumps({name: round(x, 4) if isinstance(x, float) else x for name, x in figures.items()}),
-                flush=True,
-            )
+            line = json.dumps({name: round(x, 5) if isinstance(x, float) else x for name, x in figures.items()})
+            print(line, flush=True)
+            with (self.args.work / "curve.jsonl").open("a", encoding="utf-8") as file:
+                file.write(line + "\n")
 
-    def _to_device(self, arrays):
-        ids, classes, positions = (array.to(self.device, non_blocking=True) for array in arrays)
-        return ids.long(), classes.long(), positions
+    def save(self) -> None:
+        if self.rank:
+            return
+        state = {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "steps": self.steps,
+            "seconds": self.seconds,
+        }
+        path = self.args.work / "checkpoint.pt"
+        torch.save(state, path.with_suffix(".new"))
+        path.with_suffix(".new").replace(path)
+        network.export(self.model, self.args.work / "model", self.bpe)
 
-    def _shared_clock(self, start: float) -> float:
-        clock = torch.tensor([time.time() - start], device=self.device, dtype=torch.float64)
-        if self.world > 1:
-            torch.distributed.broadcast(clock, 0)
-        return clock.item()
+    def _load(self) -> None:
+        state = torch.load(self.args.work / "checkpoint.pt", map_location=self.device)
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.steps, self.seconds = state["steps"], state["seconds"]
+
+    # ---- Steps
 
     def _average_gradients(self) -> None:
         parameters = list(self.model.parameters())
@@ -154,138 +179,172 @@ class Trainer:
         for parameter, gradient in zip(parameters, flat.split([p.numel() for p in parameters])):
             parameter.grad = gradient.view_as(parameter)
 
-    def step(self, length: int, arrays, sharpen: float, scale: float) -> tuple[torch.Tensor, torch.Tensor]:
-        """One optimizer step; returns sums of losses and counts of tokens of each class."""
-        ids, classes, positions = self._to_device(arrays)
-        probes = (64 if length >= 8192 else 16) if sharpen else 0
-        losses, kinds, entropy = self.model.losses(ids, classes, positions, length, probes)
+    def step(self, length: int, arrays, scale: float) -> torch.Tensor:
+        """One optimizer step; returns for each class the sum of losses and the count of tokens."""
+        ids, classes, positions, places, choices = (
+            array.to(self.device, non_blocking=True) for array in arrays
+        )
+        # Where the entropy is probed must not depend on what ran before.
+        torch.manual_seed(self.args.seed * 1_000_003 + self.steps)
+        losses, kinds, entropy = self.model.losses(
+            ids.long(), classes.long(), positions, places, choices.long(), length, 64 if length >= 8192 else 16
+        )
         member = torch.nn.functional.one_hot(kinds, len(CLASSES)).float()
         counts = member.sum(0)
-        weights = (self.class_weights / counts.clamp(min=1))[kinds]
-        loss = (losses * weights).sum() / (self.class_weights * (counts > 0)).sum()
-        (loss + sharpen * entropy).backward()
+        means = (losses @ member) / (counts + _FEW)
+        share = self.class_weights * counts / (counts + _FEW)
+        loss = (means * self.class_weights).sum() / share.sum()
+        (loss + SHARPEN * entropy).backward()
         if self.world > 1:
             self._average_gradients()
         self.optimizer.step(scale)
         for parameter in self.model.parameters():
             parameter.grad = None
         self.steps += 1
-        return losses.detach() @ member, counts
+        return torch.stack([losses.detach() @ member, counts])
 
-    def run_stage(self, number: int, stage: Stage, start: float, end: float, total: float) -> float:
-        """Train until `end` seconds after `start`; returns the seconds then."""
+    def _progress(self) -> float:
+        """0..1 of the whole run."""
+        if self.args.total_steps:
+            return self.steps / self.args.total_steps
+        return self.seconds / (60 * self.args.total_minutes)
+
+    def _scale(self) -> float:
+        """Of the learning rate: full, then falling linearly."""
+        args = self.args
+        left = max(LAST_SCALE, (1 - self._progress()) / (1 - args.hold))
+        return min(1.0, (self.steps + 1) / WARM_UP_STEPS, left)
+
+    def _shared_clock(self) -> float:
+        clock = torch.tensor([time.monotonic()], device=self.device, dtype=torch.float64)
+        if self.world > 1:
+            torch.distributed.broadcast(clock, 0)
+        return clock.item()
+
+    def run_stage(self, number: int, stage: Stage, stage_end: float, slice_end: float) -> bool:
+        """Train to `stage_end` of the run; whether that was reached before the clock showed `slice_end`."""
         args = self.args
         tokens = max([args.tokens, *stage.lengths])
-        seed = args.seed + 7 * self.rank + 1000 * number + int(args.begin)
-        sums = counts = torch.zeros(len(CLASSES), device=self.device)
-        elapsed, first_step = 0.0, self.steps
-        for length, *arrays in Batches(self.tasks, tokens, stage, seed).loader(args.workers):
-            if (self.steps - first_step) % _CLOCK_STEPS == 0:
-                elapsed = self._shared_clock(start)
-                if elapsed >= end:
+        key = f"{args.seed} {self.world} {self.rank} {number}"
+        loader = Batches(self.tasks, stage, tokens, key, self.steps).loader(args.workers)
+        sums, seen, done = torch.zeros(2, len(CLASSES), device=self.device), 0, False
+        before = mark = saved = self._shared_clock()
+        reached = False
+        for length, *arrays in loader:
+            if args.total_steps or self.steps % _CLOCK_STEPS == 0:
+                now = self._shared_clock()
+                # The first batches and their compilation are charged to nobody's schedule.
+                self.seconds, before = self.seconds + now - before, now
+                reached = self._progress() >= stage_end
+                done = now >= slice_end or (args.slice_steps and self.steps >= args.slice_steps)
+                if reached or done:
                     break
-            remaining = (1 - elapsed / total) / (1 - args.hold)
-            scale = min(1.0, (self.steps + 1) / WARM_UP_STEPS, max(LAST_SCALE, remaining))
-            more_sums, more_counts = self.step(length, arrays, stage.sharpen, scale)
-            sums, counts = sums + more_sums, counts + more_counts
+                if now - saved > _CHECKPOINT_SECONDS:
+                    self.save()
+                    saved = now
+            sums += self.step(length, arrays, self._scale())
+            seen += tokens * self.world
             if self.steps % args.report == 0:
-                means = (sums / counts.clamp(min=1)).tolist()
+                now = self._shared_clock()
+                means = (sums[0] / sums[1].clamp(min=1)).tolist()
+                named = {name: mean for name, mean in zip(CLASSES[TEXT:], means[TEXT:])}
                 self.say(
-                    step=self.steps, seconds=elapsed, scale=scale, **dict(zip(CLASSES[TEXT:], means[TEXT:]))
-                )
-                sums = counts = torch.zeros_like(sums)
-        return elapsed
-
-    def validate(self, lengths: list[int], batches: int) -> None:
-        """Report the share of answers right on held-out words and text."""
-        for length in lengths:
-            self.heldout.reseed(777 + self.rank * 131 + length)
-            total = torch.zeros(len(CLASSES), 2, device=self.device)
-            tokens = max(length, min(network.CHUNK, self.args.tokens))
-            for _ in range(batches):
-                arrays = self.heldout.batch(tokens, length, _VALIDATION_MIX, 0, network.MAX_POSITIONS)
-                scores = self.model.score(*self._to_device(map(torch.from_numpy, arrays)), length)
-                for kind, score in scores.items():
-                    total[kind] += torch.tensor(score, device=self.device)
-            if self.world > 1:
-                torch.distributed.all_reduce(total)
-            shares = {CLASSES[k]: right / asked for k, (right, asked) in enumerate(total.tolist()) if asked}
-            self.say(validation_length=length, **shares)
+                    step=self.steps, stage=number, seconds=self.seconds, scale=self._scale(),
+                    tokens_per_second=round(seen / (now - mark)), **named,
+                )  # fmt: skip
+                sums.zero_()
+                seen, mark = 0, now
+        return reached
 
     def run(self) -> None:
-        args = self.args
-        stages = [
-            stage._replace(seconds=stage.seconds * args.time_scale) for stage in SCHEDULE[: args.stages]
-        ]
-        total = sum(stage.seconds for stage in stages)
-        last = min(args.end or total, total)
-        self.say(parameters=sum(p.numel() for p in self.model.parameters()), schedule_seconds=total)
-        start, stage_end, elapsed = time.time() - args.begin, 0.0, args.begin
-        for number, stage in enumerate(stages):
-            stage_end += stage.seconds
-            if elapsed >= min(stage_end, last):
+        args, number, end = self.args, 0, 0.0
+        first = self._shared_clock()
+        self._warm_up()
+        begin = self._shared_clock()
+        self.say(
+            parameters=sum(p.numel() for p in self.model.parameters()), gpus=self.world, text_tokens=len(self.tasks.text),
+            resumed_at=self.steps, compiled_in=begin - first,
+        )  # fmt: skip
+        slice_end = begin + 60 * args.minutes
+        for number, stage in enumerate(self.schedule):
+            end += stage.share
+            last = number == len(self.schedule) - 1
+            if self._progress() >= (1.0 if last else end - 1e-9):
                 continue
-            elapsed = self.run_stage(number, stage, start, min(stage_end, last), total)
-            if self.rank == 0:
-                network.export(self.model, args.out, args.tokenizer)
-            before = time.time()
-            self.validate([max(stage.lengths)], 1)
-            start += time.time() - before  # validation is not charged to the schedule
-        self.validate(args.validate, 2)
+            reached = self.run_stage(number, stage, 1.0 if last else end - 1e-9, slice_end)
+            self.say(stage_ended=number, step=self.steps, reached=reached, **self.validate(max(stage.lengths), number))
+            if not reached:
+                break
+        self.save()
         if self.world > 1:
+            torch.distributed.barrier()
             torch.distributed.destroy_process_group()
+        if self.rank == 0 and args.evaluate:
+            rows = evaluation.measure(
+                args.work / "model", args.evaluate, args.samples, args.evaluate_seconds, args.workers, str(self.device)
+            )
+            for row in rows:
+                self.say(step=self.steps, **row)
+
+    def _warm_up(self) -> None:
+        """Compile before the clock starts."""
+        if not self.cuda:
+            return
+        self.tasks.reseed("warm-up")
+        arrays = self.tasks.batch(max(self.args.tokens, 1024), 1024, _MIX, 0.0, network.MAX_POSITIONS)
+        ids, classes, positions, places, choices = (torch.from_numpy(array).to(self.device) for array in arrays)
+        losses, _, _ = self.model.losses(ids.long(), classes.long(), positions, places, choices.long(), 1024)
+        losses.mean().backward()
+        for parameter in self.model.parameters():
+            parameter.grad = None
+
+    def validate(self, length: int, number: int) -> dict[str, str]:
+        """Answers right of answers asked, by class, in one batch that was not trained on."""
+        self.tasks.reseed(f"validation {self.args.seed} {self.rank} {number}")
+        tokens = max(length, min(network.CHUNK, self.args.tokens))
+        arrays = self.tasks.batch(tokens, length, _MIX, 0.0, network.MAX_POSITIONS)
+        ids, classes, positions, places, choices = (torch.from_numpy(array).to(self.device) for array in arrays)
+        total = torch.zeros(len(CLASSES), 2, device=self.device)
+        with torch.no_grad():
+            scored = self.model.score(ids.long(), classes.long(), positions, places, choices.long(), length)
+        for kind, counts in scored.items():
+            total[kind] = torch.tensor(counts, device=self.device)
+        if self.world > 1:
+            torch.distributed.all_reduce(total)
+        return {
+            f"right_{name}": f"{int(right)}/{int(asked)}" for name, (right, asked) in zip(CLASSES, total.tolist()) if asked
+        }
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    here = Path(__file__).resolve().parent
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, required=True, help="folder for the checkpoint, the curve and the model")
+    parser.add_argument("--minutes", type=float, default=8, help="of training in this slice (default: 8)")
+    parser.add_argument("--total-minutes", type=float, default=30, help="of the whole run (default: 30)")
+    parser.add_argument("--total-steps", type=int, default=0, help="the whole run in steps instead of minutes")
+    parser.add_argument("--slice-steps", type=int, default=0, help="stop the slice at this step (0: by the clock only)")
+    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --work")
+    parser.add_argument("--init", type=Path, default=here, help="exported folder to begin with (default: the shipped one)")
+    parser.add_argument("--corpus", type=Path, help="other text, as corpus.py writes it (default: generated prose only)")
+    parser.add_argument("--grammar-characters", type=int, default=_GRAMMAR_CHARACTERS, help=argparse.SUPPRESS)
+    parser.add_argument("--tokens", type=int, default=65536, help="a step and GPU (at least one sequence; default: 65536)")
+    parser.add_argument("--learning-rate", type=float, default=0.005, help="of matrices; a fifth for embeddings (default: 0.005)")
+    parser.add_argument("--hold", type=float, default=0.5, help="share of the run at the full rate (default: 0.5)")
+    parser.add_argument("--report", type=int, default=50, help="steps between lines of the curve (default: 50)")
+    parser.add_argument("--workers", type=int, default=14, help="processes that make data, for each GPU (default: 14)")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--evaluate", type=int, nargs="*", default=[], metavar="TOKENS", help="measure accuracy at the end")
+    parser.add_argument("--samples", type=int, default=50, help="prompts of each task and length (default: 50)")
+    parser.add_argument("--evaluate-seconds", type=float, default=110, help="most time for it (default: 110)")
+    return parser.parse_args(arguments)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    build = Path("build/needle-training")
-    commands = parser.add_subparsers(dest="command", required=True)
-    for name, summary in (
-        ("corpus", "collect haystack text from installed documentation"),
-        ("tokenizer", "train the tokenizer"),
-        ("train", "train and export the model"),
-    ):
-        command = commands.add_parser(
-            name, help=summary, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-        )
-        command.add_argument("--corpus", type=Path, default=build / "corpus.json.xz")
-        if name == "corpus":
-            command.add_argument("--roots", nargs="+", default=corpus.DEFAULT_ROOTS, help="folders to read")
-            command.add_argument("--megabytes", type=int, default=60)
-            continue
-        command.add_argument("--tokenizer", type=Path, default=build, help="folder of tokenizer.json")
-    command.add_argument("--out", type=Path, default=build, help="folder to export to")
-    command.add_argument(
-        "--cache", type=Path, default=build / "cache", help="folder for the tokenised corpus"
-    )
-    command.add_argument("--init", type=Path, help="continue from this exported folder")
-    command.add_argument("--begin", type=float, default=0, help="where in the schedule to begin, seconds")
-    command.add_argument(
-        "--end", type=float, default=0, help="where in the schedule to stop, seconds (0: its end)"
-    )
-    command.add_argument("--stages", type=int, default=len(SCHEDULE), help="stages of the schedule")
-    command.add_argument("--time-scale", type=float, default=1, help="multiplies every stage's seconds")
-    command.add_argument(
-        "--tokens", type=int, default=65536, help="tokens a step and GPU (at least one sequence)"
-    )
-    command.add_argument(
-        "--hold", type=float, default=0.45, help="share of the schedule at the full learning rate"
-    )
-    command.add_argument("--report", type=int, default=50, help="steps between reports")
-    command.add_argument(
-        "--validate", type=int, nargs="*", default=[1024, 8192, 32768, 131072], help="lengths"
-    )
-    command.add_argument("--workers", type=int, default=14, help="data processes for each GPU")
-    command.add_argument("--seed", type=int, default=1)
-    args = parser.parse_args()
-    if args.command == "corpus":
-        args.corpus.parent.mkdir(parents=True, exist_ok=True)
-        corpus.collect(args.corpus, args.roots, args.megabytes * 1_000_000)
-    elif args.command == "tokenizer":
-        tokenizer.train(corpus.load(args.corpus)["train"], args.tokenizer)
-    else:
+    args = parse()
+    # Data processes are forks: none of them may use the tokenizer's threads.
+    kernels = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+    with sdpa_kernel(kernels, set_priority=True) if torch.cuda.is_available() else nullcontext():
         Trainer(args).run()
 
 

@@ -58,3 +58,19 @@ class Muon:
             second.lerp_(parameter.grad.square(), 0.05)
             mean, square = first / (1 - 0.9**self.steps), second / (1 - 0.95**self.steps)
             parameter.sub_(self.adam_learning_rate * scale * mean / (square.sqrt() + 1e-10))
+
+    def state_dict(self) -> dict:
+        return {
+            "steps": self.steps,
+            "velocity": self.velocity,
+            "first_moment": self.first_moment,
+            "second_moment": self.second_moment,
+        }
+
+    def load_state_dict(self, state: dict) -> None:
+        self.steps = state["steps"]
+        for shape, velocity in self.velocity.items():
+            velocity.copy_(state["velocity"][shape])
+        for name in ("first_moment", "second_moment"):
+            for own, saved in zip(getattr(self, name), state[name]):
+                own.copy_(saved)

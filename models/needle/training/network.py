@@ -4,35 +4,49 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
+from tokenizers import Tokenizer
 from torch.nn import functional as F
 
 from .tasks import MAGIC, NONE
-from .tokenizer import VOCABULARY
+from .tokenizer import save as save_tokenizer
 
-HIDDEN, LAYERS, HEADS, KV_HEADS, HEAD_DIM, MLP = 512, 6, 8, 2, 64, 576
+HEAD_DIM = 64
 # At 128K tokens 14 of the 32 rotary pairs turn by less than half a radian: room to match content.
 THETA, MAX_POSITIONS, EPSILON = 1e10, 131072, 1e-5
 # Tokens that a compiled block sees; attention alone sees whole sequences.
 CHUNK = 65536
 _SHARD_BYTES = 12 * 2**20
 
-CONFIG = {
-    "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": VOCABULARY, "hidden_size": HIDDEN,
-    "intermediate_size": MLP, "num_hidden_layers": LAYERS, "num_attention_heads": HEADS,
-    "num_key_value_heads": KV_HEADS, "head_dim": HEAD_DIM, "hidden_act": "silu",
-    "max_position_embeddings": MAX_POSITIONS, "rms_norm_eps": EPSILON, "rope_theta": THETA,
-    "rope_parameters": {"rope_type": "default", "rope_theta": THETA}, "attention_bias": False,
-    "attention_dropout": 0.0, "mlp_bias": False, "tie_word_embeddings": True, "initializer_range": 0.02,
-    "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": None, "use_cache": True, "dtype": "bfloat16",
-    "torch_dtype": "bfloat16",
-}  # fmt: skip
 GENERATION_CONFIG = {"bos_token_id": 0, "eos_token_id": 1, "do_sample": False}
+
+
+@dataclass(frozen=True)
+class Shape:
+    vocabulary: int
+    hidden: int = 512
+    layers: int = 6
+    heads: int = 8
+    kv_heads: int = 2
+    mlp: int = 576
+
+    def config(self) -> dict:
+        """As transformers writes it."""
+        return {
+            "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": self.vocabulary,
+            "hidden_size": self.hidden, "intermediate_size": self.mlp, "num_hidden_layers": self.layers,
+            "num_attention_heads": self.heads, "num_key_value_heads": self.kv_heads, "head_dim": HEAD_DIM,
+            "hidden_act": "silu", "max_position_embeddings": MAX_POSITIONS, "rms_norm_eps": EPSILON,
+            "rope_theta": THETA, "rope_parameters": {"rope_type": "default", "rope_theta": THETA},
+            "attention_bias": False, "attention_dropout": 0.0, "mlp_bias": False, "tie_word_embeddings": True,
+            "initializer_range": 0.02, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": None,
+            "use_cache": True, "dtype": "bfloat16", "torch_dtype": "bfloat16",
+        }  # fmt: skip
 
 
 class Scale(nn.Module):
@@ -48,21 +62,22 @@ class Matrix(nn.Module):
 
 
 class Layer(nn.Module):
-    def __init__(self):
+    def __init__(self, shape: Shape):
         super().__init__()
         # Residual branches start smaller, as in GPT-2.
-        residual = 0.02 / math.sqrt(2 * LAYERS)
-        self.input_layernorm = Scale(HIDDEN)
+        residual = 0.02 / math.sqrt(2 * shape.layers)
+        hidden, queries, keys = shape.hidden, shape.heads * HEAD_DIM, shape.kv_heads * HEAD_DIM
+        self.input_layernorm = Scale(hidden)
         self.self_attn = nn.Module()
-        self.self_attn.q_proj = Matrix(HIDDEN, HEADS * HEAD_DIM)
-        self.self_attn.k_proj = Matrix(HIDDEN, KV_HEADS * HEAD_DIM)
-        self.self_attn.v_proj = Matrix(HIDDEN, KV_HEADS * HEAD_DIM)
-        self.self_attn.o_proj = Matrix(HEADS * HEAD_DIM, HIDDEN, residual)
-        self.post_attention_layernorm = Scale(HIDDEN)
+        self.self_attn.q_proj = Matrix(hidden, queries)
+        self.self_attn.k_proj = Matrix(hidden, keys)
+        self.self_attn.v_proj = Matrix(hidden, keys)
+        self.self_attn.o_proj = Matrix(queries, hidden, residual)
+        self.post_attention_layernorm = Scale(hidden)
         self.mlp = nn.Module()
-        self.mlp.gate_proj = Matrix(HIDDEN, MLP)
-        self.mlp.up_proj = Matrix(HIDDEN, MLP)
-        self.mlp.down_proj = Matrix(MLP, HIDDEN, residual)
+        self.mlp.gate_proj = Matrix(hidden, shape.mlp)
+        self.mlp.up_proj = Matrix(hidden, shape.mlp)
+        self.mlp.down_proj = Matrix(shape.mlp, hidden, residual)
 
     def before_attention(self):
         attention = self.self_attn
@@ -112,11 +127,12 @@ def _token_loss(h, target, scale, embedding):
 
 def _attention_entropy(query, key, probes: int):
     """Mean entropy, in nats, of the attention of `probes` random queries of every sequence and head."""
-    batch, _, length, head_dim = query.shape
+    batch, heads, length, head_dim = query.shape
+    kv_heads = key.shape[1]
     at = torch.randint(length, (probes,), device=query.device)
-    grouped = query[:, :, at].reshape(batch, KV_HEADS, -1, head_dim)
+    grouped = query[:, :, at].reshape(batch, kv_heads, -1, head_dim)
     scores = (grouped @ key.transpose(-1, -2)).float() * head_dim**-0.5
-    future = torch.arange(length, device=query.device) > at.repeat(HEADS // KV_HEADS)[:, None]
+    future = torch.arange(length, device=query.device) > at.repeat(heads // kv_heads)[:, None]
     # A large number instead of infinity: 0 * infinity would be NaN.
     log_share = scores.masked_fill(future, -1e4).log_softmax(-1)
     return -(log_share.exp() * log_share).sum(-1).mean()
@@ -132,7 +148,7 @@ class Llama(nn.Module):
         self.model = nn.Module()
         self.model.embed_tokens = Matrix(HIDDEN, VOCABULARY)
         self.model.layers = nn.ModuleList(Layer() for _ in range(LAYERS))
-        self.model.norm = Scale(HIDDEN)
+        self.model.norm = Scale(hidden)
         inverse_frequency = THETA ** (-torch.arange(0, HEAD_DIM, 2).float() / HEAD_DIM)
         self.register_buffer("inverse_frequency", inverse_frequency, persistent=False)
         self.project, self.finish, self.token_loss = _project, _finish, _token_loss
@@ -142,7 +158,7 @@ class Llama(nn.Module):
         self.project, self.finish, self.token_loss = (torch.compile(block, dynamic=False) for block in blocks)
 
     def hidden(self, ids, positions, length: int, probes: int = 0):
-        """Final hidden states [tokens, HIDDEN] of tokens / length sequences laid end to end, and the attention entropy
+        """Final hidden states [tokens, hidden] of tokens / length sequences laid end to end, and the attention entropy
         of `probes` queries (0 without any), mean over layers."""
         tokens, entropy = ids.shape[0], 0
         angle = positions.float()[:, None] * self.inverse_frequency
@@ -156,9 +172,9 @@ class Llama(nn.Module):
                 for part in zip(*projected)
             )
             if probes:
-                entropy = entropy + _attention_entropy(q, k, probes) / LAYERS
+                entropy = entropy + _attention_entropy(q, k, probes) / self.shape.layers
             attended = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
-            attended = attended.transpose(1, 2).reshape(tokens, HEADS * HEAD_DIM).split(CHUNK)
+            attended = attended.transpose(1, 2).reshape(tokens, -1).split(CHUNK)
             chunks = [self.finish(x, y, *layer.after_attention()) for x, y in zip(chunks, attended)]
         return _join(chunks), entropy
 
@@ -168,21 +184,37 @@ class Llama(nn.Module):
         kinds.view(-1, length)[:, -1] = NONE
         return ids.roll(-1), kinds
 
-    def losses(self, ids, classes, positions, length: int, probes: int = 0):
-        """Cross-entropy of every next token, the class of that token (NONE at the end of a sequence), and the entropy."""
+    def _logits(self, h):
+        return _linear(_norm(h, self.model.norm.weight), self.model.embed_tokens.weight)
+
+    def losses(self, ids, classes, positions, places, choices, length: int, probes: int = 0):
+        """Cross-entropy of every next token, the class of that token (NONE at the end of a sequence), and the entropy.
+
+        places [n]: of tokens that others might replace; the loss there is that of the set `choices` [n, any], -1 for
+        none: an order that nothing prescribes is not to be learned.
+        """
         target, kinds = self._targets(ids, classes, length)
         h, entropy = self.hidden(ids, positions, length, probes)
         weights = self.model.norm.weight, self.model.embed_tokens.weight
         parts = [self.token_loss(a, b, *weights) for a, b in zip(h.split(CHUNK), target.split(CHUNK))]
-        return torch.cat(parts), kinds, entropy
+        losses = torch.cat(parts)
+        if len(places):
+            log_share = self._logits(h[places - 1]).float().log_softmax(-1)
+            right = log_share.gather(1, choices.clamp(min=0)).masked_fill(choices < 0, -1e4)
+            losses = losses.index_put((places - 1,), -right.logsumexp(-1))
+        return losses, kinds, entropy
 
-    def score(self, ids, classes, positions, length: int) -> dict[int, list[int]]:
-        """{class: [answers given in full, answers asked]}; greedy decoding would emit the answers given."""
+    def score(self, ids, classes, positions, places, choices, length: int) -> dict[int, list[int]]:
+        """{class: [answers given in full, answers asked]}, each answer given what precedes it."""
         h = self.hidden(ids, positions, length)[0].detach()
         target, kinds = self._targets(ids, classes, length)
         where = (kinds >= MAGIC).nonzero()[:, 0]
-        logits = _linear(_norm(h[where], self.model.norm.weight), self.model.embed_tokens.weight)
-        good = logits.argmax(-1) == target[where]
+        given = self._logits(h[where]).argmax(-1)
+        good = given == target[where]
+        row = torch.full_like(ids, -1)
+        row[places - 1] = torch.arange(len(places), device=ids.device)
+        row = row[where]
+        good |= (row >= 0) & (choices[row] == given[:, None]).any(-1) if len(places) else False
         # An answer is a run of neighbouring tokens of one class.
         starts = torch.ones_like(good)
         starts[1:] = (where[1:] != where[:-1] + 1) | (kinds[where][1:] != kinds[where][:-1])
@@ -197,9 +229,9 @@ class Llama(nn.Module):
         return counts
 
 
-def export(model: Llama, folder: str | Path, tokenizer_folder: str | Path) -> None:
+def export(model: Llama, folder: str | Path, tokenizer) -> None:
     """Write LlamaForCausalLM in bfloat16: sharded safetensors, configuration, tokenizer."""
-    folder, tokenizer_folder = Path(folder), Path(tokenizer_folder)
+    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     shards: list[dict] = [{}]
     size = total = 0
@@ -216,17 +248,23 @@ def export(model: Llama, folder: str | Path, tokenizer_folder: str | Path) -> No
         file = f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors"
         save_file(shard, folder / file, metadata={"format": "pt"})
         index["weight_map"].update(dict.fromkeys(shard, file))
-    contents = {"model.safetensors.index": index, "config": CONFIG, "generation_config": GENERATION_CONFIG}
+    contents = {"model.safetensors.index": index, "config": model.shape.config(), "generation_config": GENERATION_CONFIG}
     for name, content in contents.items():
         (folder / f"{name}.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    if folder.resolve() != tokenizer_folder.resolve():
-        for name in ("tokenizer.json", "tokenizer_config.json"):
-            shutil.copy(tokenizer_folder / name, folder / name)
+    save_tokenizer(tokenizer, folder)
 
 
-def restore(model: Llama, folder: str | Path) -> None:
-    """Load an exported folder."""
+def restore(model: Llama, folder: str | Path, tokenizer) -> None:
+    """Load an exported folder. Tokens that its vocabulary lacks begin as the mean of those that it has for their text."""
     state = {}
-    for path in Path(folder).glob("*.safetensors"):
+    for path in sorted(Path(folder).glob("*.safetensors")):
         state.update(load_file(path))
+    name = "model.embed_tokens.weight"
+    known, own = state[name].float(), model.model.embed_tokens.weight.detach().clone()
+    own[: len(known)] = known
+    before = Tokenizer.from_file(str(Path(folder) / "tokenizer.json"))
+    for index in range(before.get_vocab_size(), tokenizer.get_vocab_size()):
+        pieces = before.encode(tokenizer.decode([index]), add_special_tokens=False).ids
+        own[index] = known[pieces].mean(0)
+    state[name] = own
     model.load_state_dict({name: tensor.float() for name, tensor in state.items()})

@@ -67,7 +67,24 @@ def train(documents: list[str], folder: str | Path) -> Tokenizer:
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{BEGIN} $A", pair=f"{BEGIN} $A $B", special_tokens=[(BEGIN, vocabulary[BEGIN])]
     )
-    folder = Path(folder)
+    save(tokenizer, Path(folder))
+    return tokenizer
+
+
+def with_words(tokenizer: Tokenizer, words: list[str]) -> Tokenizer:
+    """The tokenizer with a token for each of the words after a space, as those of large vocabularies have; the last ids.
+    Words that have one already get no other."""
+    state = json.loads(tokenizer.to_str())
+    vocabulary = state["model"]["vocab"]
+    for word in words:
+        vocabulary.setdefault("\u0120" + word, len(vocabulary))
+    # A piece of text that is a token needs no merges, as in Llama 3.
+    state["model"]["ignore_merges"] = True
+    return Tokenizer.from_str(json.dumps(state))
+
+
+def save(tokenizer: Tokenizer, folder: Path) -> None:
+    """Write tokenizer.json and tokenizer_config.json."""
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"))
     config = {
@@ -78,4 +95,3 @@ def train(documents: list[str], folder: str | Path) -> Tokenizer:
         "model_max_length": 131072,
     }
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    return tokenizer

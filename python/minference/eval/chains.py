@@ -12,9 +12,11 @@ from .prompt import Draft, Part
 _HOPS = 4
 
 
-def write_variables(count: int, seed: int, rng: random.Random, wording, haystack: Haystack) -> Draft:
+def write_variables(
+    count: int, seed: int, rng: random.Random, wording, haystack: Haystack, hops: int = _HOPS
+) -> Draft:
     """RULER's variable tracking: name every variable that holds a value, through a chain of assignments."""
-    names = distinct(lambda: wording.variable(rng), _HOPS + 1)
+    names = distinct(lambda: wording.variable(rng), hops + 1)
     value = str(rng.randrange(10**4, 10**5))
     sources = [value, *(f"VAR {name}" for name in names[:-1])]
     places = sorted(rng.random() for _ in names)
@@ -30,6 +32,10 @@ def write_variables(count: int, seed: int, rng: random.Random, wording, haystack
         tuple(names),
         forbidden=(value, *names),
     )
+
+
+def write_two_hop_variables(*arguments) -> Draft:
+    return write_variables(*arguments, hops=2)
 
 
 # Chains of the two-hop task; all but one distract.

@@ -31,6 +31,7 @@ class Task:
 TASKS: dict[str, Task] = {
     **{name: Task(task.write, 128, f"RULER: {task.summary}") for name, task in needles.RULER_NEEDLES.items()},
     "vt": Task(chains.write_variables, 30, "RULER: variables that hold a value, through four hops"),
+    "vt_two_hops": Task(chains.write_two_hop_variables, 30, "the same through two hops"),
     "cwe": Task(counting.write_common_words, 120, "RULER: the ten most common words of a list"),
     "fwe": Task(
         counting.write_frequent_words, 50, "RULER: the three most frequent words of a coded text", 256

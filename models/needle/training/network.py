@@ -143,12 +143,13 @@ def _join(parts):
 
 
 class Llama(nn.Module):
-    def __init__(self):
+    def __init__(self, shape: Shape):
         super().__init__()
+        self.shape = shape
         self.model = nn.Module()
-        self.model.embed_tokens = Matrix(HIDDEN, VOCABULARY)
-        self.model.layers = nn.ModuleList(Layer() for _ in range(LAYERS))
-        self.model.norm = Scale(hidden)
+        self.model.embed_tokens = Matrix(shape.hidden, shape.vocabulary)
+        self.model.layers = nn.ModuleList(Layer(shape) for _ in range(shape.layers))
+        self.model.norm = Scale(shape.hidden)
         inverse_frequency = THETA ** (-torch.arange(0, HEAD_DIM, 2).float() / HEAD_DIM)
         self.register_buffer("inverse_frequency", inverse_frequency, persistent=False)
         self.project, self.finish, self.token_loss = _project, _finish, _token_loss

@@ -1,0 +1,230 @@
+"""The training data of the embedded model, and that a run cut into slices is the same run."""
+
+import re
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import Tokenizer
+
+from minference.needle import haystack
+from minference.needle.prompts import WORDS
+
+ROOT = Path(__file__).resolve().parents[2]
+FOLDER = ROOT / "models" / "needle"
+sys.path.insert(0, str(FOLDER))
+
+import train  # noqa: E402
+from training import network, tokenizer  # noqa: E402
+from training.tasks import CLASSES, COMMON, KINDS, LINK, TEXT, VALUES, Tasks  # noqa: E402
+
+EVEN = (1.0,) * len(KINDS)
+
+
+@pytest.fixture(scope="module")
+def bpe():
+    return tokenizer.with_words(Tokenizer.from_file(str(FOLDER / "tokenizer.json")), WORDS)
+
+
+@pytest.fixture(scope="module")
+def tasks(bpe):
+    text = bpe.encode(haystack.text(200_000, 5), add_special_tokens=False).ids
+    return Tasks(bpe, np.array(text, np.uint16), [])
+
+
+def document(tasks, kind, length, seed):
+    tasks.reseed(f"{kind} {length} {seed}")
+    tasks.used = set()
+    return getattr(tasks, f"{kind}_document")(length)
+
+
+def answers(bpe, piece):
+    """(text before an answer, the answer, its class), of the tokens whose class is one of answers."""
+    at, found = 0, []
+    while at < len(piece.ids):
+        kind, begin = piece.classes[at], at
+        while at < len(piece.ids) and piece.classes[at] == kind:
+            at += 1
+        if kind > LINK:
+            before, answer = (bpe.decode(part, skip_special_tokens=False) for part in (piece.ids[:begin], piece.ids[begin:at]))
+            found.append((before, answer.strip(), CLASSES[kind]))
+    return found
+
+
+def solve_one(before, kind):
+    """The answers that the text before the first of them allows, found by reading it, not as it was made."""
+    text, _, line = before.rpartition("Answer:")
+    if kind == "early":
+        key = re.findall(r"at its end: What is the special magic number for (\S+)\?", text)[-1]
+        return re.findall(rf"magic number for {key} is: (\w+)\.", text)
+    if kind in ("kv_word", "kv_hex"):
+        return re.findall(rf"- {line[1:-1]}: (\w+)\n", text)
+    if kind == "hops" and line.startswith(" The key"):
+        return re.findall(rf"{line[1:]} (\w+)\.", text)
+    if kind == "hops":
+        key = re.findall(rf"The {re.search('key that .* stands for', line)[0]} is (\w+)\.", text)[-1]
+        return re.findall(rf"magic number for {key} is: (\w+)\.", text)
+    if kind == "chain":
+        held = [re.search(r"value (\d+)", line)[1]]
+        for target, source in re.findall(r"VAR (\w+) = (?:VAR )?(\w+)\.", text):
+            held += [target] * (source in held)
+        return held[1:]
+    if kind == "common":
+        asked, listed = int(re.search(r"top (\d+)", line)[1]), text.rpartition("from the list")[2]
+        listed = text.rpartition("Memorize the ones that appear most often.\n")[2].partition("\nQuestion")[0]
+        counts = Counter(listed.split()[1::2]).most_common()
+        assert counts[asked - 1][1] > counts[asked][1] if len(counts) > asked else True
+        return [word for word, _ in counts[:asked]]
+    keys = re.search(r"magic number for (.*) is:", line)[1].replace(", and ", ", ").split(", ")
+    return [value for key in keys for value in re.findall(rf"magic number for {key} is: (\w+)\.", text.replace("\nAnswer: The", "\nAnswered"))]
+
+
+@pytest.mark.parametrize("kind", ["records", "facts", "chains", "early", "common"])
+@pytest.mark.parametrize("length", [300, 900, 4000])
+def test_every_answer_follows_from_the_text(bpe, tasks, kind, length):
+    asked = Counter()
+    for seed in range(12):
+        piece = document(tasks, kind, length, seed)
+        assert len(piece.ids) == len(piece.classes) == length
+        for before, answer, name in answers(bpe, piece):
+            if name in ("passkey",):
+                wanted = re.findall(r"(?:key|digits) is (\d+)\. Remember", before)[-1:]
+            else:
+                wanted = solve_one(before, name)
+            line = before.rpartition("Answer:")[2] if name != "passkey" else ""
+            given = re.findall(r"\w+", line.rpartition(":")[2])
+            assert answer in wanted and (answer not in given or len(given) < len(wanted)), (before[-300:], answer)
+            if name in ("chain", "queries"):
+                assert answer == wanted[len(given)]
+            asked[name] += 1
+    assert asked, kind
+
+
+def test_choices_are_the_answers_not_given_yet(bpe, tasks):
+    checked = Counter()
+    for kind in ("facts", "common"):
+        for seed in range(30):
+            piece = document(tasks, kind, 1500, seed)
+            for offset, right in piece.choices:
+                assert piece.ids[offset] in right and piece.classes[offset] in (COMMON, VALUES)
+                before = bpe.decode(piece.ids[:offset], skip_special_tokens=False)
+                wanted = solve_one(before, CLASSES[piece.classes[offset]])
+                given = set(re.findall(r"\w+", before.rpartition(":")[2]))
+                left = {bpe.encode(f" {word}", add_special_tokens=False).ids[0] for word in wanted if word not in given}
+                if piece.classes[offset] == COMMON and piece.classes[offset - 1] == LINK:
+                    assert set(right) == left
+                    checked[kind] += 1
+                if piece.classes[offset] == VALUES:
+                    checked[kind] += 1
+    assert checked["facts"] > 5 and checked["common"] > 50
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_sequences_are_tokenised_as_whole_strings_are(bpe, tasks, kind):
+    same = total = 0
+    for seed in range(10):
+        ids = document(tasks, kind, 700, seed).ids
+        again = bpe.encode(bpe.decode(ids, skip_special_tokens=False), add_special_tokens=False).ids
+        same += sum((Counter(ids) & Counter(again)).values())
+        total += len(ids)
+    # Text is cut anywhere.
+    assert same > 0.985 * total
+
+
+def test_batches_depend_on_seed_only(tasks):
+    def batch(seed):
+        tasks.reseed(seed)
+        return tasks.batch(4096, 1024, EVEN, 0.5, 131072)
+
+    for one, same, other in zip(batch(1), batch(1), batch(2)):
+        assert np.array_equal(one, same)
+        assert not np.array_equal(one, other)
+    ids, classes, positions, places, choices = batch(3)
+    assert len(ids) == len(classes) == len(positions) == 4096 and len(places) == len(choices)
+    assert all(ids[place] in right for place, right in zip(places, choices))
+    assert positions.max() > 4096 and {TEXT, LINK} < set(classes.tolist())
+
+
+def test_new_words_are_tokens_and_begin_as_their_pieces(bpe):
+    before = Tokenizer.from_file(str(FOLDER / "tokenizer.json"))
+    assert tokenizer.with_words(bpe, WORDS).to_str() == bpe.to_str()
+    sentence = "The special magic number for acorn is: 1234567.\n- acorn-barn: 1f0c93ab"
+    ids = bpe.encode(sentence).ids
+    assert bpe.decode(ids) == sentence and max(ids) >= before.get_vocab_size()
+    assert all(len(bpe.encode(f" {word}", add_special_tokens=False).ids) == 1 for word in WORDS)
+    model = network.Llama(network.Shape(-(-bpe.get_vocab_size() // 64) * 64))
+    network.restore(model, FOLDER, bpe)
+    weight = model.model.embed_tokens.weight
+    (new,) = bpe.encode(" acorn", add_special_tokens=False).ids
+    pieces = before.encode(" acorn", add_special_tokens=False).ids
+    if new >= before.get_vocab_size():
+        assert torch.equal(weight[new], weight[pieces].mean(0))
+
+
+def test_set_loss_accepts_any_order(bpe):
+    torch.manual_seed(0)
+    model = network.Llama(network.Shape(64, hidden=64, layers=1, heads=2, kv_heads=1, mlp=64))
+    ids, positions = torch.arange(16), torch.arange(16)
+    classes = torch.full((16,), COMMON)
+    places, choices = torch.tensor([5]), torch.tensor([[5, 40, -1]])
+    plain = model.losses(ids, classes, positions, torch.tensor([], dtype=torch.long), choices[:0], 16)[0]
+    loose = model.losses(ids, classes, positions, places, choices, 16)[0]
+    assert loose[4] < plain[4]
+    assert torch.equal(loose[:4], plain[:4]) and torch.equal(loose[5:], plain[5:])
+    shares = model._logits(model.hidden(ids, positions, 16)[0][4]).float().softmax(-1)
+    assert loose[4].item() == pytest.approx(-(shares[5] + shares[40]).log().item(), abs=1e-2)
+
+
+SMALL = network.Shape(5056, hidden=64, layers=2, heads=2, kv_heads=1, mlp=64)
+STAGES = (train.Stage(0.5, (256,), 0.5, EVEN), train.Stage(0.5, (512, 256), 0.5, EVEN))
+
+
+def run(work, *options):
+    args = train.parse(
+        ["--work", str(work), "--total-steps", "12", "--tokens", "512", "--workers", "0", "--report", "1"]
+        + ["--grammar-characters", "100000", *options]
+    )
+    trainer = train.Trainer(args, SMALL, STAGES)
+    trainer.run()
+    return trainer
+
+
+def curve(work):
+    import json
+
+    lines = map(json.loads, (work / "curve.jsonl").read_text().splitlines())
+    return [
+        {name: value for name, value in line.items() if name not in ("seconds", "tokens_per_second")}
+        for line in lines
+        if "scale" in line
+    ]
+
+
+def test_a_resumed_run_is_the_same_run(tmp_path):
+    whole = run(tmp_path / "whole")
+    assert whole.steps == 12
+    first = run(tmp_path / "cut", "--slice-steps", "5")
+    assert first.steps == 5
+    second = run(tmp_path / "cut", "--resume")
+    assert second.steps == 12
+    assert len(curve(tmp_path / "whole")) == 12
+    assert curve(tmp_path / "cut") == curve(tmp_path / "whole")
+    for own, other in zip(second.model.parameters(), whole.model.parameters()):
+        assert torch.equal(own, other)
+
+
+def test_the_exported_folder_is_the_trained_model(tmp_path, bpe):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    trainer = run(tmp_path, "--slice-steps", "2")
+    exported = AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype=torch.float32)
+    text = "VAR acorn = 12345. The grass is green.\n- acorn-barn: 1f0c93ab"
+    ids = AutoTokenizer.from_pretrained(tmp_path / "model")(text).input_ids
+    assert ids == bpe.encode(text).ids
+    with torch.no_grad():
+        given = exported(torch.tensor([ids])).logits[0]
+        own = trainer.model._logits(trainer.model.hidden(torch.tensor(ids), torch.arange(len(ids)), len(ids))[0])
+    assert (given - own.float()).norm() < 0.03 * given.norm()

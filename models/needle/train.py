@@ -53,7 +53,7 @@ class Stage:
 
 
 #       records, facts, chains, early, common, copy, text
-_MIX = (0.13, 0.31, 0.14, 0.14, 0.16, 0.04, 0.08)
+_MIX = (0.11, 0.36, 0.13, 0.16, 0.14, 0.04, 0.06)
 SCHEDULE = (
     Stage(0.15, (1024,), 0.5, _MIX),
     Stage(0.20, (2048, 4096, 1024), 0.5, _MIX),
@@ -123,6 +123,8 @@ class Trainer:
         data = corpus.load(args.corpus) if args.corpus else {"train": [], "words_train": []}
         text = text_tokens(self.bpe, data["train"], args.grammar_characters, args.seed)
         self.tasks = Tasks(self.bpe, text, data["words_train"])
+        # Forks, which make the data, have none of the tokenizer's threads.
+        os.environ["TOKENIZERS_PARALLELISM"] = "false"
         torch.manual_seed(args.seed)
         # Whole tiles of 64 tokens.
         vocabulary = -(-self.bpe.get_vocab_size() // 64) * 64
@@ -233,7 +235,6 @@ class Trainer:
         for length, *arrays in loader:
             if args.total_steps or self.steps % _CLOCK_STEPS == 0:
                 now = self._shared_clock()
-                # The first batches and their compilation are charged to nobody's schedule.
                 self.seconds, before = self.seconds + now - before, now
                 reached = self._progress() >= stage_end
                 done = now >= slice_end or (args.slice_steps and self.steps >= args.slice_steps)
@@ -279,12 +280,14 @@ class Trainer:
         if self.world > 1:
             torch.distributed.barrier()
             torch.distributed.destroy_process_group()
-        if self.rank == 0 and args.evaluate:
-            rows = evaluation.measure(
-                args.work / "model", args.evaluate, args.samples, args.evaluate_seconds, args.workers, str(self.device)
-            )
-            for row in rows:
-                self.say(step=self.steps, **row)
+
+    def evaluate(self) -> None:
+        args = self.args
+        rows = evaluation.measure(
+            args.work / "model", args.evaluate, args.samples, args.evaluate_seconds, args.workers, str(self.device)
+        )
+        for row in rows:
+            self.say(step=self.steps, **row)
 
     def _warm_up(self) -> None:
         """Compile before the clock starts."""
@@ -305,8 +308,8 @@ class Trainer:
         arrays = self.tasks.batch(tokens, length, _MIX, 0.0, network.MAX_POSITIONS)
         ids, classes, positions, places, choices = (torch.from_numpy(array).to(self.device) for array in arrays)
         total = torch.zeros(len(CLASSES), 2, device=self.device)
-        with torch.no_grad():
-            scored = self.model.score(ids.long(), classes.long(), positions, places, choices.long(), length)
+        # With gradients, which are not used: without, all would be compiled again.
+        scored = self.model.score(ids.long(), classes.long(), positions, places, choices.long(), length)
         for kind, counts in scored.items():
             total[kind] = torch.tensor(counts, device=self.device)
         if self.world > 1:
@@ -342,10 +345,13 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def main() -> None:
     args = parse()
-    # Data processes are forks: none of them may use the tokenizer's threads.
     kernels = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
     with sdpa_kernel(kernels, set_priority=True) if torch.cuda.is_available() else nullcontext():
-        Trainer(args).run()
+        trainer = Trainer(args)
+        trainer.run()
+    # cuDNN would plan anew for every length of a prompt.
+    if trainer.rank == 0 and args.evaluate:
+        trainer.evaluate()
 
 
 if __name__ == "__main__":

@@ -248,11 +248,11 @@ class Tasks:
             texts += [question.text, question.lead, ", ".join(question.answers), "1234"]
         return len(self.encode("".join(texts)))
 
-    def _facts_and_questions(self, length: int, makers, magics: int, asked: float = 1.0):
-        """As many as leave nearly half of the tokens to the text. asked: share of magic numbers asked for."""
+    def _facts_and_questions(self, length: int, makers, magics: int):
+        """As many as leave some tokens to the text."""
         facts: list[tuple[float, str]] = []
         questions: list[Question] = []
-        room = 0.55 * length - 60
+        room = self.rng.uniform(0.5, 0.9) * length - 60
         for make in makers:
             own: list[tuple[float, str]] = []
             made = make(own)
@@ -263,13 +263,13 @@ class Tasks:
             questions += made
         own, found = [], []
         for _ in range(magics):
-            room -= 60 if asked else 24
+            room -= 50
             if room < 0 and facts:
                 break
             found.append(self._magic(own))
         facts += own
         self.rng.shuffle(found)
-        questions += self._asked_together(found[: round(asked * len(found))])
+        questions += self._asked_together(found)
         return facts, questions
 
     def _hidden(self, length: int, head: Piece, facts, questions, tail: Piece, noise_share: float) -> Piece:
@@ -324,9 +324,9 @@ class Tasks:
             header, makers = PASSKEY_HEADER, [self._passkey]
         elif theme < 0.2:
             magics = rng.choice([1, 1, 2, 4])
-        elif theme < 0.35:
+        elif theme < 0.33:
             makers = [self._values] * self._count(min(8, length / 250))
-        elif theme < 0.6:
+        elif theme < 0.65:
             makers = [self._hops] * self._count(min(48, length / 120))
         else:
             magics = rng.randint(1, max(2, min(64, length // 100)))
@@ -505,14 +505,14 @@ class Tasks:
 
     # ---- Sequences and batches
 
-    def _lengths(self, length: int) -> list[int]:
+    def _lengths(self, length: int, shortest: int = SHORTEST, whole_share: float = 0.5) -> list[int]:
         """Of the documents in a sequence: one, or several of all sizes."""
-        if length < 2 * SHORTEST or self.rng.random() < 0.5:
+        if length < 2 * shortest or self.rng.random() < whole_share:
             return [length]
         lengths, left = [], length
         while left:
-            own = int(math.exp(self.rng.uniform(math.log(SHORTEST), math.log(length))))
-            own = left if left - own < SHORTEST else own
+            own = int(math.exp(self.rng.uniform(math.log(shortest), math.log(length))))
+            own = left if left - own < shortest else own
             lengths.append(own)
             left -= own
         return lengths
@@ -524,7 +524,8 @@ class Tasks:
         for own in self._lengths(length):
             kind = self.rng.choices(KINDS, mix)[0]
             # An early question is the only one of its kind in a document.
-            for part in self._lengths(own) if kind == "early" else [own]:
+            parts = self._lengths(own, SHORTEST // 2, 0.2) if kind == "early" else [own]
+            for part in parts:
                 whole.append(getattr(self, f"{kind}_document")(part))
         if len(whole.ids) != length:
             raise AssertionError(f"a sequence must have {length} tokens, got {len(whole.ids)}")

@@ -3,6 +3,7 @@
 
     python models/needle/train.py --work build/needle --total-minutes 30 --minutes 8
     python models/needle/train.py --work build/needle --total-minutes 30 --minutes 8 --resume     # again and again
+    python models/needle/train.py --work build/needle --minutes 0 --evaluate 16384 32768          # accuracy only
     torchrun --nproc_per_node=2 models/needle/train.py ...                                        # any number of GPUs
 
 A run follows SCHEDULE over its total minutes of training; a slice of it ends after --minutes, and the next goes on exactly
@@ -35,7 +36,7 @@ sys.path.append(str(Path(__file__).resolve().parents[2] / "python"))
 
 from training import corpus, evaluation, network, tokenizer  # noqa: E402
 from training.muon import Muon  # noqa: E402
-from training.tasks import CLASSES, KINDS, TEXT, Tasks  # noqa: E402
+from training.tasks import CLASSES, TEXT, Tasks  # noqa: E402
 
 from minference.needle import haystack  # noqa: E402
 from minference.needle.prompts import WORDS  # noqa: E402
@@ -82,6 +83,14 @@ def text_tokens(bpe: Tokenizer, documents: list[str], characters: int, seed: int
     parts += [f"{document}\n\n" for document in documents]
     encodings = bpe.encode_batch(parts, add_special_tokens=False)
     return np.concatenate([np.array(encoding.ids, np.uint16) for encoding in encodings])
+
+
+def say(work: Path, figures: dict) -> None:
+    """Print a line of the curve and add it to the file."""
+    line = json.dumps({name: round(x, 5) if isinstance(x, float) else x for name, x in figures.items()})
+    print(line, flush=True)
+    with (work / "curve.jsonl").open("a", encoding="utf-8") as file:
+        file.write(line + "\n")
 
 
 class Batches(torch.utils.data.IterableDataset):
@@ -147,10 +156,7 @@ class Trainer:
 
     def say(self, **figures) -> None:
         if self.rank == 0:
-            line = json.dumps({name: round(x, 5) if isinstance(x, float) else x for name, x in figures.items()})
-            print(line, flush=True)
-            with (self.args.work / "curve.jsonl").open("a", encoding="utf-8") as file:
-                file.write(line + "\n")
+            say(self.args.work, figures)
 
     def save(self) -> None:
         if self.rank:
@@ -177,7 +183,8 @@ class Trainer:
     def _average_gradients(self) -> None:
         parameters = list(self.model.parameters())
         flat = torch.cat([parameter.grad.view(-1) for parameter in parameters])
-        torch.distributed.all_reduce(flat, op=torch.distributed.ReduceOp.AVG)
+        torch.distributed.all_reduce(flat)
+        flat /= self.world
         for parameter, gradient in zip(parameters, flat.split([p.numel() for p in parameters])):
             parameter.grad = gradient.view_as(parameter)
 
@@ -189,7 +196,13 @@ class Trainer:
         # Where the entropy is probed must not depend on what ran before.
         torch.manual_seed(self.args.seed * 1_000_003 + self.steps)
         losses, kinds, entropy = self.model.losses(
-            ids.long(), classes.long(), positions, places, choices.long(), length, 64 if length >= 8192 else 16
+            ids.long(),
+            classes.long(),
+            positions,
+            places,
+            choices.long(),
+            length,
+            64 if length >= 8192 else 16,
         )
         member = torch.nn.functional.one_hot(kinds, len(CLASSES)).float()
         counts = member.sum(0)
@@ -247,8 +260,12 @@ class Trainer:
             seen += tokens * self.world
             if self.steps % args.report == 0:
                 now = self._shared_clock()
-                means = (sums[0] / sums[1].clamp(min=1)).tolist()
-                named = {name: mean for name, mean in zip(CLASSES[TEXT:], means[TEXT:])}
+                losses, counts = sums.tolist()
+                named = {
+                    name: total / count
+                    for name, total, count in zip(CLASSES[TEXT:], losses[TEXT:], counts[TEXT:])
+                    if count
+                }
                 self.say(
                     step=self.steps, stage=number, seconds=self.seconds, scale=self._scale(),
                     tokens_per_second=round(seen / (now - mark)), **named,
@@ -273,7 +290,12 @@ class Trainer:
             if self._progress() >= (1.0 if last else end - 1e-9):
                 continue
             reached = self.run_stage(number, stage, 1.0 if last else end - 1e-9, slice_end)
-            self.say(stage_ended=number, step=self.steps, reached=reached, **self.validate(max(stage.lengths), number))
+            self.say(
+                stage_ended=number,
+                step=self.steps,
+                reached=reached,
+                **self.validate(max(stage.lengths), number),
+            )
             if not reached:
                 break
         self.save()
@@ -281,21 +303,15 @@ class Trainer:
             torch.distributed.barrier()
             torch.distributed.destroy_process_group()
 
-    def evaluate(self) -> None:
-        args = self.args
-        rows = evaluation.measure(
-            args.work / "model", args.evaluate, args.samples, args.evaluate_seconds, args.workers, str(self.device)
-        )
-        for row in rows:
-            self.say(step=self.steps, **row)
-
     def _warm_up(self) -> None:
         """Compile before the clock starts."""
         if not self.cuda:
             return
         self.tasks.reseed("warm-up")
         arrays = self.tasks.batch(max(self.args.tokens, 1024), 1024, _MIX, 0.0, network.MAX_POSITIONS)
-        ids, classes, positions, places, choices = (torch.from_numpy(array).to(self.device) for array in arrays)
+        ids, classes, positions, places, choices = (
+            torch.from_numpy(array).to(self.device) for array in arrays
+        )
         losses, _, _ = self.model.losses(ids.long(), classes.long(), positions, places, choices.long(), 1024)
         losses.mean().backward()
         for parameter in self.model.parameters():
@@ -306,7 +322,9 @@ class Trainer:
         self.tasks.reseed(f"validation {self.args.seed} {self.rank} {number}")
         tokens = max(length, min(network.CHUNK, self.args.tokens))
         arrays = self.tasks.batch(tokens, length, _MIX, 0.0, network.MAX_POSITIONS)
-        ids, classes, positions, places, choices = (torch.from_numpy(array).to(self.device) for array in arrays)
+        ids, classes, positions, places, choices = (
+            torch.from_numpy(array).to(self.device) for array in arrays
+        )
         total = torch.zeros(len(CLASSES), 2, device=self.device)
         # With gradients, which are not used: without, all would be compiled again.
         scored = self.model.score(ids.long(), classes.long(), positions, places, choices.long(), length)
@@ -315,43 +333,80 @@ class Trainer:
         if self.world > 1:
             torch.distributed.all_reduce(total)
         return {
-            f"right_{name}": f"{int(right)}/{int(asked)}" for name, (right, asked) in zip(CLASSES, total.tolist()) if asked
+            f"right_{name}": f"{int(right)}/{int(asked)}"
+            for name, (right, asked) in zip(CLASSES, total.tolist())
+            if asked
         }
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     here = Path(__file__).resolve().parent
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, required=True, help="folder for the checkpoint, the curve and the model")
-    parser.add_argument("--minutes", type=float, default=8, help="of training in this slice (default: 8)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--work", type=Path, required=True, help="folder for the checkpoint, the curve and the model"
+    )
+    parser.add_argument(
+        "--minutes", type=float, default=8, help="of training in this slice; 0: none (default: 8)"
+    )
     parser.add_argument("--total-minutes", type=float, default=30, help="of the whole run (default: 30)")
-    parser.add_argument("--total-steps", type=int, default=0, help="the whole run in steps instead of minutes")
-    parser.add_argument("--slice-steps", type=int, default=0, help="stop the slice at this step (0: by the clock only)")
+    parser.add_argument(
+        "--total-steps", type=int, default=0, help="the whole run in steps instead of minutes"
+    )
+    parser.add_argument(
+        "--slice-steps", type=int, default=0, help="stop the slice at this step (0: by the clock only)"
+    )
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --work")
-    parser.add_argument("--init", type=Path, default=here, help="exported folder to begin with (default: the shipped one)")
-    parser.add_argument("--corpus", type=Path, help="other text, as corpus.py writes it (default: generated prose only)")
+    parser.add_argument(
+        "--init", type=Path, default=here, help="exported folder to begin with (default: the shipped one)"
+    )
+    parser.add_argument(
+        "--corpus", type=Path, help="other text, as corpus.py writes it (default: generated prose only)"
+    )
     parser.add_argument("--grammar-characters", type=int, default=_GRAMMAR_CHARACTERS, help=argparse.SUPPRESS)
-    parser.add_argument("--tokens", type=int, default=65536, help="a step and GPU (at least one sequence; default: 65536)")
-    parser.add_argument("--learning-rate", type=float, default=0.005, help="of matrices; a fifth for embeddings (default: 0.005)")
-    parser.add_argument("--hold", type=float, default=0.5, help="share of the run at the full rate (default: 0.5)")
-    parser.add_argument("--report", type=int, default=50, help="steps between lines of the curve (default: 50)")
-    parser.add_argument("--workers", type=int, default=14, help="processes that make data, for each GPU (default: 14)")
+    parser.add_argument(
+        "--tokens", type=int, default=65536, help="a step and GPU (at least one sequence; default: 65536)"
+    )
+    parser.add_argument(
+        "--learning-rate",
+        type=float,
+        default=0.005,
+        help="of matrices; a fifth for embeddings (default: 0.005)",
+    )
+    parser.add_argument(
+        "--hold", type=float, default=0.5, help="share of the run at the full rate (default: 0.5)"
+    )
+    parser.add_argument(
+        "--report", type=int, default=50, help="steps between lines of the curve (default: 50)"
+    )
+    parser.add_argument(
+        "--workers", type=int, default=14, help="processes that make data, for each GPU (default: 14)"
+    )
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--evaluate", type=int, nargs="*", default=[], metavar="TOKENS", help="measure accuracy at the end")
-    parser.add_argument("--samples", type=int, default=50, help="prompts of each task and length (default: 50)")
+    parser.add_argument(
+        "--evaluate", type=int, nargs="*", default=[], metavar="TOKENS", help="measure accuracy at the end"
+    )
+    parser.add_argument(
+        "--samples", type=int, default=50, help="prompts of each task and length (default: 50)"
+    )
     parser.add_argument("--evaluate-seconds", type=float, default=110, help="most time for it (default: 110)")
     return parser.parse_args(arguments)
 
 
 def main() -> None:
     args = parse()
-    kernels = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
-    with sdpa_kernel(kernels, set_priority=True) if torch.cuda.is_available() else nullcontext():
-        trainer = Trainer(args)
-        trainer.run()
-    # cuDNN would plan anew for every length of a prompt.
-    if trainer.rank == 0 and args.evaluate:
-        trainer.evaluate()
+    if args.minutes:
+        kernels = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION]
+        kernels.append(SDPBackend.MATH)
+        with sdpa_kernel(kernels, set_priority=True) if torch.cuda.is_available() else nullcontext():
+            Trainer(args).run()
+    # Not with cuDNN's attention, which would be planned anew for every length of a prompt.
+    if args.evaluate and int(os.environ.get("RANK", 0)) == 0:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        limits = args.samples, args.evaluate_seconds, args.workers
+        for row in evaluation.measure(args.work / "model", args.evaluate, *limits, device):
+            say(args.work, row)
 
 
 if __name__ == "__main__":

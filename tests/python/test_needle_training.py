@@ -49,7 +49,10 @@ def answers(bpe, piece):
         while at < len(piece.ids) and piece.classes[at] == kind:
             at += 1
         if kind > LINK:
-            before, answer = (bpe.decode(part, skip_special_tokens=False) for part in (piece.ids[:begin], piece.ids[begin:at]))
+            before, answer = (
+                bpe.decode(part, skip_special_tokens=False)
+                for part in (piece.ids[:begin], piece.ids[begin:at])
+            )
             found.append((before, answer.strip(), CLASSES[kind]))
     return found
 
@@ -79,7 +82,13 @@ def solve_one(before, kind):
         assert counts[asked - 1][1] > counts[asked][1] if len(counts) > asked else True
         return [word for word, _ in counts[:asked]]
     keys = re.search(r"magic number for (.*) is:", line)[1].replace(", and ", ", ").split(", ")
-    return [value for key in keys for value in re.findall(rf"magic number for {key} is: (\w+)\.", text.replace("\nAnswer: The", "\nAnswered"))]
+    return [
+        value
+        for key in keys
+        for value in re.findall(
+            rf"magic number for {key} is: (\w+)\.", text.replace("\nAnswer: The", "\nAnswered")
+        )
+    ]
 
 
 @pytest.mark.parametrize("kind", ["records", "facts", "chains", "early", "common"])
@@ -96,7 +105,10 @@ def test_every_answer_follows_from_the_text(bpe, tasks, kind, length):
                 wanted = solve_one(before, name)
             line = before.rpartition("Answer:")[2] if name != "passkey" else ""
             given = re.findall(r"\w+", line.rpartition(":")[2])
-            assert answer in wanted and (answer not in given or len(given) < len(wanted)), (before[-300:], answer)
+            assert answer in wanted and (answer not in given or len(given) < len(wanted)), (
+                before[-300:],
+                answer,
+            )
             if name in ("chain", "queries"):
                 assert answer == wanted[len(given)]
             asked[name] += 1
@@ -113,7 +125,11 @@ def test_choices_are_the_answers_not_given_yet(bpe, tasks):
                 before = bpe.decode(piece.ids[:offset], skip_special_tokens=False)
                 wanted = solve_one(before, CLASSES[piece.classes[offset]])
                 given = set(re.findall(r"\w+", before.rpartition(":")[2]))
-                left = {bpe.encode(f" {word}", add_special_tokens=False).ids[0] for word in wanted if word not in given}
+                left = {
+                    bpe.encode(f" {word}", add_special_tokens=False).ids[0]
+                    for word in wanted
+                    if word not in given
+                }
                 if piece.classes[offset] == COMMON and piece.classes[offset - 1] == LINK:
                     assert set(right) == left
                     checked[kind] += 1
@@ -226,5 +242,7 @@ def test_the_exported_folder_is_the_trained_model(tmp_path, bpe):
     assert ids == bpe.encode(text).ids
     with torch.no_grad():
         given = exported(torch.tensor([ids])).logits[0]
-        own = trainer.model._logits(trainer.model.hidden(torch.tensor(ids), torch.arange(len(ids)), len(ids))[0])
+        own = trainer.model._logits(
+            trainer.model.hidden(torch.tensor(ids), torch.arange(len(ids)), len(ids))[0]
+        )
     assert (given - own.float()).norm() < 0.03 * given.norm()

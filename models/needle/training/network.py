@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
 from tokenizers import Tokenizer
+from torch import nn
 from torch.nn import functional as F
 
 from .tasks import MAGIC, NONE
@@ -249,7 +249,11 @@ def export(model: Llama, folder: str | Path, tokenizer) -> None:
         file = f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors"
         save_file(shard, folder / file, metadata={"format": "pt"})
         index["weight_map"].update(dict.fromkeys(shard, file))
-    contents = {"model.safetensors.index": index, "config": model.shape.config(), "generation_config": GENERATION_CONFIG}
+    contents = {
+        "model.safetensors.index": index,
+        "config": model.shape.config(),
+        "generation_config": GENERATION_CONFIG,
+    }
     for name, content in contents.items():
         (folder / f"{name}.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     save_tokenizer(tokenizer, folder)

@@ -199,7 +199,9 @@ class Tasks:
         facts.append((places[1], Embedded.fact(second, value, "numbers")))
         named = f"the key that {first} stands for"
         return [
-            Question(f"Question: What is {named}?\nAnswer:", f" {named.capitalize()} is", [second], HOPS, places[0])
+            Question(
+                f"Question: What is {named}?\nAnswer:", f" {named.capitalize()} is", [second], HOPS, places[0]
+            )
             if self.rng.random() < 0.15
             else self._magic_question([named], [value], HOPS, max(places))
         ]
@@ -355,7 +357,9 @@ class Tasks:
             f"Read the following text and answer this question at its end: What is the special magic number for {key}?\n"
         )
         tail = self._ask(
-            Question("Now answer the question asked at the beginning.\nAnswer:", " The number is", [value], EARLY),
+            Question(
+                "Now answer the question asked at the beginning.\nAnswer:", " The number is", [value], EARLY
+            ),
             terse=False,
             ended=rng.random() < 0.6,
         )
@@ -365,8 +369,10 @@ class Tasks:
     def common_document(self, length: int) -> Piece:
         """RULER's list, with its short example; shorter ones have fewer words and smaller counts."""
         rng = self.rng
-        pool = rng.sample(WORDS, len(WORDS)) if rng.random() < 0.7 else rng.sample(
-            self.other_words, min(len(self.other_words), 2500)
+        pool = (
+            rng.sample(WORDS, len(WORDS))
+            if rng.random() < 0.7
+            else rng.sample(self.other_words, min(len(self.other_words), 2500))
         )
         count = 10 if rng.random() < 0.6 else rng.randint(2, 9)
         entries, ended = int(length / 6.5), rng.random() < 0.6
@@ -386,7 +392,9 @@ class Tasks:
             piece = self._head()
             if example:
                 piece.append(example)
-            piece.append(self._list(count, pool[:count], pool[count : count + others], times, other_times, ended))
+            piece.append(
+                self._list(count, pool[:count], pool[count : count + others], times, other_times, ended)
+            )
             excess = len(piece.ids) - length
             if excess <= 0:
                 break
@@ -450,7 +458,10 @@ class Tasks:
         if kind == KV_HEX:
             key, value = self._hex(), self._hex()
         else:
-            key = "-".join(self.rng.choice(words or (WORDS if self.rng.random() < 0.6 else self.other_words)) for _ in "ab")
+            key = "-".join(
+                self.rng.choice(words or (WORDS if self.rng.random() < 0.6 else self.other_words))
+                for _ in "ab"
+            )
             value = self._number()
         text = f"Question: What is the value of {key}?\nAnswer:"
         return f"- {key}: {value}\n", Question(text, f" {key}:", [value], kind, stop="")
@@ -462,7 +473,11 @@ class Tasks:
         self.record_values = rng.choice([_NUMBER, _HEX])
         # Few words make keys that differ in one of them only.
         words = rng.sample(WORDS, 48) if rng.random() < 0.3 else None
-        head = self._head((Embedded.header("numbers", True) if kind == MAGIC else RECORDS_HEADER) if rng.random() < 0.6 else "")
+        head = self._head(
+            (Embedded.header("numbers", True) if kind == MAGIC else RECORDS_HEADER)
+            if rng.random() < 0.6
+            else ""
+        )
         body = Piece()
         room = length - len(head.ids)
         asked_room = min(max(length * rng.uniform(0.04, 0.5), 100), 14000)

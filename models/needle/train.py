@@ -71,16 +71,20 @@ WARM_UP_STEPS, LAST_SCALE = 60, 0.03
 # Steps between looks at the clock, which all ranks must share.
 _CLOCK_STEPS = 8
 _CHECKPOINT_SECONDS = 150
-_GRAMMAR_CHARACTERS = 12_000_000
+_CHARACTERS = 16_000_000
 
 
 def text_tokens(bpe: Tokenizer, documents: list[str], characters: int, seed: int) -> np.ndarray:
-    """Token ids of generated prose and of the documents."""
+    """Token ids of generated prose, `characters` of it, and of no more than that of the documents."""
     prose, parts, size = haystack.lines(f"training {seed}"), [], 0
     while size < characters:
         parts.append("".join(itertools.islice(prose, 200)))
         size += len(parts[-1])
-    parts += [f"{document}\n\n" for document in documents]
+    for document in documents:
+        if size >= 2 * characters:
+            break
+        parts.append(f"{document}\n\n")
+        size += len(parts[-1])
     encodings = bpe.encode_batch(parts, add_special_tokens=False)
     return np.concatenate([np.array(encoding.ids, np.uint16) for encoding in encodings])
 
@@ -130,7 +134,7 @@ class Trainer:
             torch.distributed.init_process_group("nccl" if self.cuda else "gloo")
         self.bpe = tokenizer.with_words(Tokenizer.from_file(str(args.init / "tokenizer.json")), WORDS)
         data = corpus.load(args.corpus) if args.corpus else {"train": [], "words_train": []}
-        text = text_tokens(self.bpe, data["train"], args.grammar_characters, args.seed)
+        text = text_tokens(self.bpe, data["train"], args.characters, args.seed)
         self.tasks = Tasks(self.bpe, text, data["words_train"])
         # Forks, which make the data, have none of the tokenizer's threads.
         os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -177,6 +181,13 @@ class Trainer:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.steps, self.seconds = state["steps"], state["seconds"]
+        path = self.args.work / "curve.jsonl"
+        if self.rank == 0 and path.exists():
+            # What a killed slice did after its checkpoint is done again.
+            lines = [
+                line for line in path.open(encoding="utf-8") if json.loads(line).get("step", 0) <= self.steps
+            ]
+            path.write_text("".join(lines), encoding="utf-8")
 
     # ---- Steps
 
@@ -364,7 +375,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--corpus", type=Path, help="other text, as corpus.py writes it (default: generated prose only)"
     )
-    parser.add_argument("--grammar-characters", type=int, default=_GRAMMAR_CHARACTERS, help=argparse.SUPPRESS)
+    parser.add_argument("--characters", type=int, default=_CHARACTERS, help=argparse.SUPPRESS)
     parser.add_argument(
         "--tokens", type=int, default=65536, help="a step and GPU (at least one sequence; default: 65536)"
     )

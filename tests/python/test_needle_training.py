@@ -201,7 +201,7 @@ STAGES = (train.Stage(0.5, (256,), 0.5, EVEN), train.Stage(0.5, (512, 256), 0.5,
 def run(work, *options):
     args = train.parse(
         ["--work", str(work), "--total-steps", "12", "--tokens", "512", "--workers", "0", "--report", "1"]
-        + ["--grammar-characters", "100000", *options]
+        + ["--characters", "100000", *options]
     )
     trainer = train.Trainer(args, SMALL, STAGES)
     trainer.run()
@@ -224,6 +224,8 @@ def test_a_resumed_run_is_the_same_run(tmp_path):
     assert whole.steps == 12
     first = run(tmp_path / "cut", "--slice-steps", "5")
     assert first.steps == 5
+    with (tmp_path / "cut" / "curve.jsonl").open("a", encoding="utf-8") as file:
+        file.write('{"step": 6, "scale": 1}\n')  # as a killed slice leaves it
     second = run(tmp_path / "cut", "--resume")
     assert second.steps == 12
     assert len(curve(tmp_path / "whole")) == 12

@@ -41,6 +41,11 @@ MOST_CHOICES = 10
 # Documents are no shorter: a list of common words or a chain needs some room.
 SHORTEST = 256
 _NUMBER, _HEX = "number", "hex"
+_MOST_REMEMBERED = 200_000
+_COMMON_HEADER = (
+    "Below is a numbered list of words. In these words, some appear more often than others. "
+    "Memorize the ones that appear most often.\n"
+)
 
 
 @dataclass
@@ -96,6 +101,7 @@ class Tasks:
         self.other_words = words or WORDS
         self.newline = self.encode("\n")
         self.noise = np.array(self.encode(NOISE))
+        self.known: dict[str, list[int]] = {}
         self.reseed(0)
 
     def reseed(self, seed: int | str) -> None:
@@ -104,6 +110,14 @@ class Tasks:
 
     def encode(self, text: str) -> list[int]:
         return self.tokenizer.encode(text, add_special_tokens=False).ids
+
+    def _remembered(self, text: str) -> list[int]:
+        """For pieces that come often: the tokenizer is slow on long texts."""
+        if text not in self.known:
+            if len(self.known) > _MOST_REMEMBERED:
+                self.known.clear()
+            self.known[text] = self.encode(text)
+        return self.known[text]
 
     # ---- Words, numbers, text
 
@@ -369,59 +383,50 @@ class Tasks:
     def common_document(self, length: int) -> Piece:
         """RULER's list, with its short example; shorter ones have fewer words and smaller counts."""
         rng = self.rng
-        pool = (
-            rng.sample(WORDS, len(WORDS))
-            if rng.random() < 0.7
-            else rng.sample(self.other_words, min(len(self.other_words), 2500))
-        )
+        own_words = rng.random() < 0.7
+        pool = rng.sample(WORDS if own_words else self.other_words, min(len(WORDS), len(self.other_words)))
         count = 10 if rng.random() < 0.6 else rng.randint(2, 9)
-        entries, ended = int(length / 6.5), rng.random() < 0.6
-        example = None
-        if entries > 250 and rng.random() < 0.6:
-            example = self._list(count, pool[:count], pool[count : 2 * count], 3, 1, ended=False)
-            entries -= 4 * count
+        head, ended = self._head(), rng.random() < 0.6
+        if length > 1500 and rng.random() < 0.6:
+            head.append(self._list(count, pool[:count], pool[count : 2 * count], 3, 1, ended=False))
         pool = pool[2 * count :]
-        entries = max(entries - 24, 2 * count + 4)
-        other_times = rng.choice([t for t in (1, 2, 3, 3, 3) if (3 * t) * count < 0.7 * entries] or [1])
-        most = max(2 * other_times, min(30, int(0.7 * entries / count)))
-        times = most if rng.random() < 0.6 else rng.randint(min(most, 3 * other_times), most)
-        while True:
+        single, known = list(pool), set(pool)
+        entries = (length - len(head.ids) - 6 * count - 90) // (4 if own_words else 6)
+        other_times = rng.choice([times for times in (1, 2, 3, 3, 3) if 5 * times * count < entries] or [1])
+        fewest, share = max(2, 2 * other_times), rng.choice([1.0, 1.0, rng.random()])
+        for _ in range(8):
+            most = min(30, int(0.7 * entries / count))
+            if most < fewest:
+                break
+            times = round(fewest + share * (most - fewest))
             others = max((entries - count * times) // other_times, 1)
             while len(pool) < count + others:
-                pool.append(rng.choice(pool) + rng.choice(pool))
-            piece = self._head()
-            if example:
-                piece.append(example)
-            piece.append(
-                self._list(count, pool[:count], pool[count : count + others], times, other_times, ended)
-            )
-            excess = len(piece.ids) - length
-            if excess <= 0:
-                break
-            entries -= max(excess // 5, 2)
-            times = max(2, min(times, int(0.7 * entries / count)))
-            if entries < 2 * count:
-                return self.text_document(length)
-        if excess > -8:
-            filled = Piece()
-            filled.add(self.newline * -excess, NONE)
-        else:
-            filled = self.text_document(-excess)
-        filled.append(piece)
-        return filled
+                word = rng.choice(single) + rng.choice(single)
+                pool += [] if word in known else [word]
+                known.add(word)
+            listed = self._list(count, pool[:count], pool[count : count + others], times, other_times, ended)
+            room = length - len(head.ids) - len(listed.ids)
+            if 0 <= room:
+                head.append(listed)
+                filled = self.text_document(room) if room else Piece()
+                filled.append(head)
+                return filled
+            entries = int(entries * min(0.98, (length - len(head.ids)) / len(listed.ids)))
+        return self.text_document(length)
 
     def _list(self, count, common: list[str], others: list[str], times, other_times, ended: bool) -> Piece:
         words = common * times + others * other_times
         self.rng.shuffle(words)
-        listed = " ".join(f"{i}. {word}" for i, word in enumerate(words, 1))
-        text = (
-            "Below is a numbered list of words. In these words, some appear more often than others. "
-            f"Memorize the ones that appear most often.\n{listed}\n"
-            f"Question: What are the {count} most common words in the above list?"
-        )
+        listed = Piece()
+        listed.add(self.encode(_COMMON_HEADER), NONE)
+        for i, word in enumerate(words, 1):
+            listed.add(self._remembered(f" {i}." if i > 1 else "1."), NONE)
+            listed.add(self._remembered(f" {word}"), NONE)
+        text = f"\nQuestion: What are the {count} most common words in the above list?"
         lead = f" Answer: The top {count} words that appear most often in the list are:"
         question = Question(text, lead, common, COMMON, any_order=True, numbered=True, stop="")
-        return self._ask(question, terse=False, ended=ended)
+        listed.append(self._ask(question, terse=False, ended=ended))
+        return listed
 
     def copy_document(self, length: int) -> Piece:
         """A document with facts, some other lines, the same document again."""

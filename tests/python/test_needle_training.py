@@ -18,7 +18,7 @@ FOLDER = ROOT / "models" / "needle"
 sys.path.insert(0, str(FOLDER))
 
 import train  # noqa: E402
-from training import network, tokenizer  # noqa: E402
+from training import evaluation, network, tokenizer  # noqa: E402
 from training.tasks import CLASSES, COMMON, KINDS, LINK, TEXT, VALUES, Tasks  # noqa: E402
 
 EVEN = (1.0,) * len(KINDS)
@@ -248,3 +248,12 @@ def test_the_exported_folder_is_the_trained_model(tmp_path, bpe):
             trainer.model.hidden(torch.tensor(ids), torch.arange(len(ids)), len(ids))[0]
         )
     assert (given - own.float()).norm() < 0.03 * given.norm()
+
+
+def test_evaluation_scores_the_shipped_model():
+    rows = {
+        row["task"]: row
+        for row in evaluation.measure(FOLDER, [700], 2, 300, 0, "cpu", ("niah_single_2", "niah_multivalue"))
+    }
+    assert rows["niah_single_2"] == {"task": "niah_single_2", "length": 700, "score": 1.0, "samples": 2}
+    assert 0 <= rows["niah_multivalue"]["score"] <= 1 and rows["niah_multivalue"]["samples"] == 2

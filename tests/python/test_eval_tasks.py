@@ -81,6 +81,21 @@ def test_references_stand_in_the_prompt_once(tokenizer, task, wording):
             assert before.count(reference) == times, (task, reference)
 
 
+def test_a_key_may_be_a_word_of_every_line(tokenizer):
+    class Special(Embedded):
+        @staticmethod
+        def key(rng):
+            return rng.choice(["special", "magic", "number", "amber"])
+
+    for seed in range(4):
+        prompt, _ = tasks.PromptMaker(tokenizer, Special).make("niah_multikey_2", 2000, seed)
+        text, question = prompt.text.split("Question:")
+        asked = re.search(r"number for (\w+)\?", question)[1]
+        facts = re.findall(r"The special magic number for (\w+) is: (\d+)", text)
+        assert len(facts) > 50
+        assert [number for key, number in facts if key == asked] == list(prompt.references)
+
+
 def test_haystack_lines_with_answers_are_dropped(tmp_path):
     path = tmp_path / "text.txt"
     path.write_text("one line\nthe number 1234567 by chance\nAMBER in capitals\nlast line without end")

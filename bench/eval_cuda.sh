@@ -4,8 +4,8 @@
 #   bench/eval_cuda.sh FOLDER [MINUTES]
 #
 # Patterns are searched on the GPU at 32K tokens when bench/patterns/needle-32k.json is not there. Then, in order: every retrieval task
-# at 32K, 200 prompts, MInference against dense; the same at 128K, 50 prompts; curves of all methods at 16K, 50 prompts. At 32K and 128K
-# also with the budgets times 0.97 and 1.15: with those no task computes more than 5 % and 1.5 % of the pairs.
+# at 32K, 200 prompts, MInference against dense, also with budgets times 0.97, with which no task computes more than 5 % of the pairs; at 128K,
+# 50 prompts; curves of all methods at 16K, 50 prompts.
 # Each is shared by several processes, PROCESSES (4) on each of GPUS ("0 1"; all), with prompts of their own: times to first
 # token mean nothing here.
 # Ends after about MINUTES (8 unless told otherwise), with summaries of what is there; the same command goes on. What FOLDER
@@ -93,7 +93,7 @@ fi
 cp "$patterns" "$output/needle-32k.json"
 
 evaluate 32k eval_retrieval_32k_cuda 32768 200 retrieval --attn dense,minference,minference@0.97 --decoded
-evaluate 128k eval_retrieval_128k_cuda 131072 50 retrieval --attn dense,minference,minference@1.15 --decoded
+evaluate 128k eval_retrieval_128k_cuda 131072 50 retrieval --attn dense,minference --decoded
 methods=dense,minference,adaptive,a_shape,tri_shape,static,vertical_only,slash_only
 # Block-sparse heads have a kernel of their own: should it end the process, the others are there.
 for attention in $methods $methods,block_sparse; do

@@ -1,6 +1,9 @@
 """The training data of the embedded model, and that a run cut into slices is the same run."""
 
+import json
+import os
 import re
+import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
@@ -209,8 +212,6 @@ def run(work, *options):
 
 
 def curve(work):
-    import json
-
     lines = map(json.loads, (work / "curve.jsonl").read_text().splitlines())
     return [
         {name: value for name, value in line.items() if name not in ("seconds", "tokens_per_second")}
@@ -257,3 +258,32 @@ def test_evaluation_scores_the_shipped_model():
     }
     assert rows["niah_single_2"] == {"task": "niah_single_2", "length": 700, "score": 1.0, "samples": 2}
     assert 0 <= rows["niah_multivalue"]["score"] <= 1 and rows["niah_multivalue"]["samples"] == 2
+
+
+def test_two_processes_stay_one_model(tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node",
+        "2",
+        __file__,
+    ]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*command, str(tmp_path)], capture_output=True, text=True, env=environment, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    one, other = (torch.load(tmp_path / f"rank{rank}.pt") for rank in range(2))
+    begin = network.Llama(SMALL).state_dict()
+    for name, tensor in one.items():
+        assert torch.equal(tensor, other[name]), name
+        assert not torch.equal(tensor, begin[name]), name
+    assert len(curve(tmp_path)) == 4
+
+
+if __name__ == "__main__":
+    folder = Path(sys.argv[1])
+    trained = run(folder, "--total-steps", "4")
+    torch.save(trained.model.state_dict(), folder / f"rank{trained.rank}.pt")

@@ -32,7 +32,7 @@ import torch.distributed
 from tokenizers import Tokenizer
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-sys.path.append(str(Path(__file__).resolve().parents[2] / "python"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "python"))
 
 from training import corpus, evaluation, network, tokenizer  # noqa: E402
 from training.muon import Muon  # noqa: E402

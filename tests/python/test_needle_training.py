@@ -197,6 +197,30 @@ def test_set_loss_accepts_any_order(bpe):
     assert loose[4].item() == pytest.approx(-(shares[5] + shares[40]).log().item(), abs=1e-2)
 
 
+def test_chunks_change_nothing(tasks, monkeypatch):
+    """A sequence longer than what a compiled block sees."""
+    tasks.reseed("chunks")
+    ids, classes, positions, places, choices = map(
+        torch.from_numpy, tasks.batch(1024, 1024, EVEN, 0.5, 131072)
+    )
+    model = network.Llama(SMALL)
+
+    def gradients():
+        torch.manual_seed(0)
+        losses, _, entropy = model.losses(
+            ids.long(), classes.long(), positions, places, choices.long(), 1024, 16
+        )
+        (losses.mean() + entropy).backward()
+        found = [parameter.grad.clone() for parameter in model.parameters()]
+        model.zero_grad()
+        return losses.detach(), *found
+
+    whole = gradients()
+    monkeypatch.setattr(network, "CHUNK", 256)
+    for one, other in zip(whole, gradients()):
+        assert (one - other).norm() <= 0.02 * one.norm()
+
+
 SMALL = network.Shape(5056, hidden=64, layers=2, heads=2, kv_heads=1, mlp=64)
 STAGES = (train.Stage(0.5, (256,), 0.5, EVEN), train.Stage(0.5, (512, 256), 0.5, EVEN))
 

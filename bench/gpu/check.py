@@ -78,7 +78,7 @@ class Case:
             group=group,
             q_len=rng.choice([kv_len, kv_len, 1, min(kv_len, 100), kv_len - kv_len // 3]),
             kv_len=kv_len,
-            causal=not (everything and rng.random() < 0.25),
+            causal=rng.random() >= 0.25,
             pad=rng.choice([8, 8, 1, 3]) if everything else 8,
             heads=None,
         )

@@ -20,17 +20,16 @@ constexpr auto kUnsupported = base::ErrorCode::unsupported;
 
 // What a call asks for beyond what every kernel does.
 struct Demands {
-  bool non_causal = false, dense_rows = false, unaligned = false, many_blocks = false;
+  bool dense_rows = false, unaligned = false, many_blocks = false;
 
   static Demands of(const DeviceAttentionCall& call) {
-    return {.non_causal = !call.causal,
-            .dense_rows = call.index.last_dense_rows != nullptr,
+    return {.dense_rows = call.index.last_dense_rows != nullptr,
             .unaligned = !(is_aligned(call.query) && is_aligned(call.key) && is_aligned(call.value) &&
                            is_aligned(call.out)),
             .many_blocks = !sm90::can_plan_blocks(call)};
   }
 
-  bool none() const { return !(non_causal || dense_rows || unaligned || many_blocks); }
+  bool none() const { return !(dense_rows || unaligned || many_blocks); }
 
  private:
   template <class View>

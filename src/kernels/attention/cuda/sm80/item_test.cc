@@ -20,14 +20,12 @@ void walk(const CallShape& call, const Item& item, Pairs& pairs) {
   const WindowRule window = {item.local, item.sink};
   for (int row = item.first_row; row < item.end_row; ++row) {
     const int position = item.position + row - item.first_row;
-    const VisibleKeys visible = call.causal ? VisibleKeys::of(position, window, 0)
-                                            : VisibleKeys::of_both_sides(position, window, call.kv_len);
+    const int limit = key_limit(call.causal, position, call.kv_len);
+    const VisibleKeys visible = VisibleKeys::of(position, window, limit, 0);
     for (int tile = 0; tile < item.num_tiles; ++tile) {
       const int start = item.start_of(tile);
       if (start <= -kTileKeys) break;
-      const bool whole = call.causal
-                             ? sees_all(position, 1, window, start, kTileKeys)
-                             : sees_all_on_both_sides(position, 1, window, start, kTileKeys, call.kv_len);
+      const bool whole = sees_all(position, 1, window, limit, start, kTileKeys);
       for (int key = start; key < start + kTileKeys; ++key) {
         if (!whole && !visible.holds(key)) continue;
         ASSERT_TRUE(key >= 0 && key < call.kv_len) << "row " << row << " key " << key;

@@ -264,20 +264,20 @@ class Warp {
     return item().position + row;
   }
 
+  __device__ __forceinline__ int key_limit(int position) const {
+    return cuda::key_limit(arguments_.shape.causal, position, arguments_.shape.kv_len);
+  }
+
   __device__ __forceinline__ VisibleKeys visible_to(int row) const {
-    const WindowRule window = {item().local, item().sink};
-    return arguments_.shape.causal
-               ? VisibleKeys::of(position_of(row), window, 0)
-               : VisibleKeys::of_both_sides(position_of(row), window, arguments_.shape.kv_len);
+    const int position = position_of(row);
+    return VisibleKeys::of(position, {item().local, item().sink}, key_limit(position), 0);
   }
 
   __device__ __forceinline__ bool sees_whole_tile() const {
     if (in_columns_) return false;
-    const WindowRule window = {item().local, item().sink};
     const int position = position_of(warp_row());
-    return arguments_.shape.causal ? sees_all(position, Config::kWarpRows, window, start_, kTileKeys)
-                                   : sees_all_on_both_sides(position, Config::kWarpRows, window, start_,
-                                                            kTileKeys, arguments_.shape.kv_len);
+    return sees_all(position, Config::kWarpRows, {item().local, item().sink}, key_limit(position), start_,
+                    kTileKeys);
   }
 
   __device__ __forceinline__ void mask(float (&scores)[Config::kRowTiles][kKeyOctets][4]) const {

@@ -78,7 +78,9 @@ __global__ void __launch_bounds__(kItemsOfBlock* kLanes)
   if (index.heads[head].form != sparse::IndexForm::blocks || pair >= plan.schedule.items_per_head) return;
 
   const int num_row_blocks = base::divide_up(plan.q_len, kHalfRows);
-  const int position = plan.kv_len - plan.q_len + pair * kItemRows, first_near = position / kTileKeys;
+  // Masks are for blocks that may reach behind some row; without the causal rule, for the one that holds the last key.
+  const int position = plan.kv_len - plan.q_len + pair * kItemRows;
+  const int first_near = (plan.causal != 0 ? position : plan.kv_len - 1) / kTileKeys;
   const std::int32_t* offsets = index.row_offsets + static_cast<std::int64_t>(head) * (num_row_blocks + 1);
   const std::int32_t* head_blocks = index.key_blocks + static_cast<std::int64_t>(head) * index.block_capacity;
   KeyBlocks listed[2];
@@ -86,9 +88,8 @@ __global__ void __launch_bounds__(kItemsOfBlock* kLanes)
     const int row_block = min(2 * pair + half, num_row_blocks), next = min(row_block + 1, num_row_blocks);
     KeyBlocks& blocks = listed[half];
     blocks.blocks = head_blocks + offsets[row_block];
-    const int last_position = position + (half + 1) * kHalfRows - 1;
-    blocks.count =
-        count_below(blocks.blocks, offsets[next] - offsets[row_block], last_position / kTileKeys + 1);
+    const int last_key = plan.causal != 0 ? position + (half + 1) * kHalfRows - 1 : plan.kv_len - 1;
+    blocks.count = count_below(blocks.blocks, offsets[next] - offsets[row_block], last_key / kTileKeys + 1);
     blocks.far = count_below(blocks.blocks, blocks.count, first_near);
   }
 

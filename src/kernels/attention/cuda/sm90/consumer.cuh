@@ -358,10 +358,15 @@ class Consumer {
     start = __shfl_sync(minference::cuda::kAllLanes, start, 0);
     const int warp_position = item().first_row + warp_row() + plan_.kv_len - plan_.q_len;
     const WindowRule window = {item().local, item().sink};
-    if (sees_all(warp_position, kWarpRows, window, start, kTileKeys)) return kKeepAll;
+    if (sees_all(warp_position, kWarpRows, window, key_limit(warp_position), start, kTileKeys))
+      return kKeepAll;
     const int position = warp_position + lane() / 4, first_key = start + 2 * (lane() % 4);
-    return keep_keys(
-        {VisibleKeys::of(position, window, first_key), VisibleKeys::of(position + 8, window, first_key)});
+    return keep_keys({VisibleKeys::of(position, window, key_limit(position), first_key),
+                      VisibleKeys::of(position + 8, window, key_limit(position + 8), first_key)});
+  }
+
+  __device__ __forceinline__ int key_limit(int position) const {
+    return cuda::key_limit(plan_.causal != 0, position, plan_.kv_len);
   }
 
   __device__ __forceinline__ KeptScores kept_of_columns(int column_tile) {

@@ -58,12 +58,15 @@ Plan lay_out(const DeviceAttentionCall& call, base::Arena& arena) {
   plan.schedule = Schedule::of(call, static_cast<std::int32_t>(items_per_head(call)));
   plan.q_len = static_cast<std::int32_t>(q_len);
   plan.kv_len = static_cast<std::int32_t>(kv_len);
+  plan.causal = call.causal ? 1 : 0;
   plan.tile_capacity = call.index.tile_capacity;
   plan.column_capacity = call.index.column_capacity;
   plan.gathered_capacity = static_cast<std::int32_t>(round_up(plan.column_capacity, kTileKeys));
-  // A relative head has at most two entries a tile; the dense list reaches from 128 behind an item to key 0.
+  // A relative head has at most two entries a tile; the dense list reaches from 128 behind an item to key 0. Without
+  // the causal rule a window's list reaches as far behind an item as before it.
+  const std::int64_t most_tiles = (call.causal ? 1 : 2) * (kv_len / kTileKeys) + 6;
   plan.entry_capacity = static_cast<std::int32_t>(
-      round_up<std::int64_t>(std::max<std::int64_t>(2 * plan.tile_capacity, kv_len / kTileKeys + 6), 2));
+      round_up<std::int64_t>(std::max<std::int64_t>(2 * plan.tile_capacity, most_tiles), 2));
   plan.block_words = static_cast<std::int32_t>(block_words(call));
   plan.cover_words = static_cast<std::int32_t>(cover_words(kv_len));
   plan.columns = call.index.columns;

@@ -70,6 +70,7 @@ struct Plan {
   Schedule schedule;
   std::int32_t q_len;
   std::int32_t kv_len;
+  std::int32_t causal;             // 0 or 1
   std::int32_t tile_capacity;      // of the index
   std::int32_t entry_capacity;     // of one list of entries; even
   std::int32_t block_words;        // of `entries` and of `order` for one head's block lists; even

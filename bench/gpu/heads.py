@@ -9,8 +9,6 @@ import torch
 
 from minference import synthetic
 
-HEAD_DIM = 128
-
 
 def _pairs_to_rows(
     real: torch.Tensor, imaginary: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
@@ -19,12 +17,12 @@ def _pairs_to_rows(
 
 
 def make_qkv(
-    num_tokens: int, head_types: list[str], num_kv_heads: int, seed: int = 0
+    num_tokens: int, head_types: list[str], num_kv_heads: int, seed: int = 0, head_dim: int = 128
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """query [1, Hq, N, 128], key and value [1, Hkv, N, 128], bfloat16. Deterministic for a seed and N."""
+    """query [1, Hq, N, D], key and value [1, Hkv, N, D], bfloat16. Deterministic for a seed, N and D."""
     generator = torch.Generator(device="cuda").manual_seed(seed)
-    pairs = synthetic._Pairs(HEAD_DIM)
-    root_dim = math.sqrt(HEAD_DIM)
+    pairs = synthetic._Pairs(head_dim)
+    root_dim = math.sqrt(head_dim)
     group = len(head_types) // num_kv_heads
 
     def gpu(values) -> torch.Tensor:
@@ -48,8 +46,8 @@ def make_qkv(
         slice(pairs.first_still, pairs.count),
     )
 
-    query = torch.empty(1, len(head_types), num_tokens, HEAD_DIM, dtype=torch.bfloat16, device="cuda")
-    key = torch.empty(1, num_kv_heads, num_tokens, HEAD_DIM, dtype=torch.bfloat16, device="cuda")
+    query = torch.empty(1, len(head_types), num_tokens, head_dim, dtype=torch.bfloat16, device="cuda")
+    key = torch.empty(1, num_kv_heads, num_tokens, head_dim, dtype=torch.bfloat16, device="cuda")
     value = torch.empty_like(key)
     for h in range(num_kv_heads):
         kv_head = synthetic._KvHead(seed, h, pairs, root_dim)
@@ -71,7 +69,7 @@ def make_qkv(
             part[:, topic_pairs] += topical[:, offset::2]
         key[0, h] = _pairs_to_rows(real, imaginary, cos, sin)
         value[0, h] = (
-            torch.randn(num_tokens, HEAD_DIM, generator=generator, device="cuda") + gpu(kv_head.value_mean)
+            torch.randn(num_tokens, head_dim, generator=generator, device="cuda") + gpu(kv_head.value_mean)
         ).bfloat16()
         value[0, h, :sinks] *= 0.05
         for g in range(group):

@@ -3,12 +3,14 @@
 python bench/gpu/run.py --output FILE [--library SO] [--prototype EXE]
 
 Times ours and cuDNN's SDPA (torch) on the same structured heads, interleaved, as CUDA graphs, medians. Rates
-count the causal pairs of the index only; density, kept attention mass and error stand beside every time.
+count the pairs of the index only; density, kept attention mass and error stand beside every time. Non-causal calls
+compare with cuDNN's non-causal ones, all others with its causal ones.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import pathlib
@@ -17,8 +19,8 @@ import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-HEADS, KV_HEADS, HEAD_DIM = 32, 8, 128
-TITLE = "Attention kernels on the GPU: 32 query and 8 KV heads, head_dim 128, bf16"
+HEADS, KV_HEADS = 32, 8
+TITLE = "Attention kernels on the GPU: 32 query and 8 KV heads, bf16"
 
 
 def build(build_dir: pathlib.Path) -> pathlib.Path:
@@ -51,7 +53,6 @@ class Bench:
         from kernel import Library
 
         self.torch, self.library, self.kernel = torch, Library(library), kernel
-        self.scale = HEAD_DIM**-0.5
         self.results: list[dict] = []
 
     def graph_of(self, call, num_calls: int):
@@ -70,32 +71,34 @@ class Bench:
         end.synchronize()
         return begin.elapsed_time(end)
 
-    def length(self, num_tokens: int, repeats: int, layers: list[int]) -> None:
+    def length(self, num_tokens: int, head_dim: int, repeats: int, layers: list[int]) -> None:
         """Times every case of one length, interleaved with cuDNN's dense attention."""
         torch = self.torch
         from heads import make_qkv
-        from kernel import DeviceIndex
+        from kernel import ALL, DeviceIndex, HeadIndex
         from torch.nn.attention import SDPBackend, sdpa_kernel
 
         from minference.synthetic import head_type_of_budget
 
         types = [head_type_of_budget(*b) for b in budgets(layers[0])]
-        query, key, value = make_qkv(num_tokens, types, KV_HEADS)
+        query, key, value = make_qkv(num_tokens, types, KV_HEADS, head_dim=head_dim)
         out, lse = torch.empty_like(query), torch.empty(1, HEADS, num_tokens, 1, device="cuda")
 
-        def cudnn():
+        def cudnn(causal: bool = True):
             with sdpa_kernel(SDPBackend.CUDNN_ATTENTION):
                 return torch.nn.functional.scaled_dot_product_attention(
-                    query, key, value, is_causal=True, enable_gqa=True
+                    query, key, value, is_causal=causal, enable_gqa=True
                 )
+
+        def ours(index: DeviceIndex, causal: bool = True) -> None:
+            scale = head_dim**-0.5
+            self.library.attention(query, key, value, index, out, lse, scale, causal, self.kernel)
 
         calls, facts = {"cudnn dense": cudnn}, {}
         dense_out = dense_lse = None
         for name, heads in self.cases(query, key, layers).items():
             device = DeviceIndex.dense() if name == "dense" else DeviceIndex.upload(heads)
-            calls[name] = lambda d=device: self.library.attention(
-                query, key, value, d, out, lse, self.scale, kernel=self.kernel
-            )
+            calls[name] = functools.partial(ours, device)
             out.fill_(float("nan")), lse.fill_(float("nan"))
             calls[name]()
             if dense_out is None:
@@ -111,23 +114,38 @@ class Bench:
         all_pairs = facts["dense"]["pairs"]
         facts["cudnn dense"] = {"pairs": all_pairs, "difference_to_ours": relative_error(cudnn(), dense_out)}
 
+        non_causal = {"cudnn non-causal": lambda: cudnn(False)}
+        non_causal["dense non-causal"] = lambda: ours(DeviceIndex.dense(), False)
+        out.fill_(float("nan"))
+        non_causal["dense non-causal"]()
+        error = self.sampled_error(query, key, value, [HeadIndex(ALL)] * HEADS, out, causal=False)
+        facts["cudnn non-causal"] = {"pairs": HEADS * num_tokens**2}
+        facts["dense non-causal"] = facts["cudnn non-causal"] | {"row_error_f64": error}
+        calls |= non_causal
+
         num_calls = max(1, 32768 // num_tokens)  # so that one replay takes milliseconds
         graphs = {name: self.graph_of(call, num_calls) for name, call in calls.items()}
         times = {name: [] for name in calls}
         for _ in range(repeats):
             for name, graph in graphs.items():
                 times[name].append(self.time_ms(graph) / num_calls)
-        reference = statistics.median(times["cudnn dense"])
         for name in calls:
+            reference = "cudnn non-causal" if name in non_causal else "cudnn dense"
             ms = statistics.median(times[name])
-            row = {"length": num_tokens, "case": name, "ms": ms, "min_ms": min(times[name])}
-            row["tflops"] = 4 * HEAD_DIM * facts[name]["pairs"] / ms * 1e-9
-            row["density"] = facts[name]["pairs"] / all_pairs
-            row["rate_over_cudnn"] = row["density"] * reference / ms
+            row = {
+                "length": num_tokens,
+                "head_dim": head_dim,
+                "case": name,
+                "ms": ms,
+                "min_ms": min(times[name]),
+            }
+            row["tflops"] = 4 * head_dim * facts[name]["pairs"] / ms * 1e-9
+            row["density"] = facts[name]["pairs"] / facts[reference]["pairs"]
+            row["rate_over_cudnn"] = row["density"] * statistics.median(times[reference]) / ms
             row |= facts[name]
             self.results.append(row)
             print(
-                f"{num_tokens:7d} {name:18s} {ms:9.3f} ms {row['tflops']:6.1f} TFLOP/s "
+                f"{num_tokens:7d} {head_dim:3d} {name:18s} {ms:9.3f} ms {row['tflops']:6.1f} TFLOP/s "
                 f"{row['rate_over_cudnn']:.3f} of cuDNN's rate  density {row['density']:.4f}  "
                 f"mass {row.get('kept_mass', 1.0):.4f}  error {row.get('row_error_f64', 0.0):.1e}",
                 flush=True,
@@ -159,17 +177,17 @@ class Bench:
         ]
         return indices
 
-    def sampled_error(self, query, key, value, heads, out) -> float:
+    def sampled_error(self, query, key, value, heads, out, causal: bool = True) -> float:
         """The worst of 16 rows of four heads against float64."""
         torch = self.torch
         from reference import attend, visible
 
-        num_tokens, worst = query.shape[2], 0.0
+        num_tokens, worst, scale = query.shape[2], 0.0, query.shape[3] ** -0.5
         rows = torch.cat((torch.arange(4), torch.randint(num_tokens, (12,)))).cuda()
         for h in range(0, HEADS, HEADS // 4):
             kv_head = h * KV_HEADS // HEADS
-            mask = visible(heads[h], rows, num_tokens, num_tokens)
-            expected, _ = attend(query[0, h, rows], key[0, kv_head], value[0, kv_head], mask, self.scale)
+            mask = visible(heads[h], rows, num_tokens, num_tokens, causal)
+            expected, _ = attend(query[0, h, rows], key[0, kv_head], value[0, kv_head], mask, scale)
             error = (out[0, h, rows].double() - expected).norm(dim=-1) / expected.norm(dim=-1)
             worst = max(worst, float(error.nan_to_num(float("inf")).max()))
         return worst
@@ -181,6 +199,7 @@ def main() -> int:
     parser.add_argument("--library", help="libminference_cuda.so; built from the checkout when not given")
     parser.add_argument("--prototype", help="a program to time beside, called with lengths")
     parser.add_argument("--lengths", type=int, nargs="+", default=[8192, 32768, 131072])
+    parser.add_argument("--head-dims", type=int, nargs="+", default=[128])
     parser.add_argument(
         "--layers", type=int, nargs="+", default=[15, 0], help="of Llama-3.1-8B; heads look like the first's"
     )
@@ -205,8 +224,9 @@ def main() -> int:
         options.output.write_text(json.dumps(result, indent=1) + "\n")
 
     for num_tokens in options.lengths:
-        bench.length(num_tokens, 5 if num_tokens > 100000 else 11, options.layers)
-        save()  # so that a run that is cut off keeps what it has measured
+        for head_dim in options.head_dims:
+            bench.length(num_tokens, head_dim, 5 if num_tokens > 100000 else 11, options.layers)
+            save()  # so that a run that is cut off keeps what it has measured
     if options.prototype:
         run = subprocess.run(
             [options.prototype, *map(str, options.lengths)], capture_output=True, text=True, timeout=120

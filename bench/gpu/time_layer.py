@@ -21,11 +21,12 @@ from layer import ADAPTIVE, DENSE, FALLBACK_AUTO, FALLBACK_OFF, VERTICAL_SLASH, 
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "python")]
-from heads import HEAD_DIM, make_qkv  # noqa: E402
+from heads import make_qkv  # noqa: E402
 from run import HEADS, KV_HEADS, budgets  # noqa: E402
 
 from minference.cli.machine import describe  # noqa: E402
 
+HEAD_DIM = 128
 SCALE = HEAD_DIM**-0.5
 
 

@@ -52,7 +52,7 @@ def test_dense_attention(dtype, head_dim, q_len, causal):
     require_exact(results, mask, *tensors)
 
 
-@pytest.mark.parametrize("head_dim", [64, 256])
+@pytest.mark.parametrize("head_dim", [64, 128, 256])
 @pytest.mark.parametrize("last_dense_rows", [0, 100])
 @pytest.mark.parametrize("causal", [True, False])
 def test_a_shape(head_dim, last_dense_rows, causal):

@@ -16,6 +16,7 @@ from reference import attend, visible
 
 TOLERANCE = {torch.float16: 1e-3, torch.bfloat16: 4e-3}
 LSE_TOLERANCE = 1e-3
+FORMS = {ALL: "all pairs", RELATIVE: "relative", WINDOW: "window", BLOCKS: "blocks"}
 
 
 def random_blocks(rng: random.Random, q_len: int, kv_len: int) -> HeadIndex:
@@ -73,7 +74,7 @@ class Case:
         kv_heads, group = rng.choice([(1, 1), (2, 4), (1, 7), (3, 2)])
         case = cls(
             dtype=rng.choice([torch.bfloat16, torch.float16]),
-            dim=rng.choice([64, 96, 128]),
+            dim=rng.choice([64, 96, 128, 256, 256]),
             kv_heads=kv_heads,
             group=group,
             q_len=rng.choice([kv_len, kv_len, 1, min(kv_len, 100), kv_len - kv_len // 3]),
@@ -150,10 +151,11 @@ def check_case(library: Library, kernel: str, seed: int) -> tuple[str, float, fl
         if not (error.max() <= 2 * TOLERANCE[dtype] and lse_error.max() <= LSE_TOLERANCE):
             at = int((error / TOLERANCE[dtype] + lse_error).nan_to_num(1e9).argmax())
             raise AssertionError(
-                f"head {h} {index[h].form} row {at}: error {error[at]:.2e}, lse {lse_error[at]:.2e}; "
+                f"head {h} {FORMS[index[h].form]} row {at}: error {error[at]:.2e}, lse {lse_error[at]:.2e}; "
                 f"{dtype} dim {dim} heads {heads}/{case.kv_heads} q_len {q_len} kv_len {kv_len} "
                 f"causal {case.causal} pad {case.pad} spread {spread} {len(index[h].tiles)} tiles "
                 f"{len(index[h].columns)} columns sink {index[h].sink} local {index[h].local} "
+                f"blocks {[len(blocks) for blocks in index[h].blocks]} heads' forms {[i.form for i in index]} "
                 f"dense rows {index[h].last_dense_rows}"
             )
         worst = max(worst, float(error.max()) / TOLERANCE[dtype])

@@ -83,6 +83,28 @@ def paged_layer(library: LayerLibrary, query, key, value, out, patterns, page_si
     )
 
 
+def packed_layers(library: LayerLibrary, query, key, value, out, setting: dict) -> dict:
+    """The tokens as four sequences packed in one call, the same sequences in a call each, and all as one sequence."""
+    num_tokens = query.shape[2]
+    lengths = [num_tokens // 2, num_tokens // 4, num_tokens // 8]
+    lengths.append(num_tokens - sum(lengths))
+    begins = [sum(lengths[:i]) for i in range(len(lengths))]
+
+    def prepare(tensors, sequences=None):
+        return library.prepare_prefill(*tensors, None, softmax_scale=SCALE, sequences=sequences, **setting)
+
+    apart = [
+        prepare([tensor[:, :, begin : begin + n].contiguous() for tensor in (query, key, value, out)])
+        for begin, n in zip(begins, lengths)
+    ]
+    whole = (query, key, value, out)
+    return {
+        "packed": prepare(whole, [(0, begin, n, begin, n) for begin, n in zip(begins, lengths)]),
+        "apart": lambda: [call() for call in apart],
+        "packed_alone": prepare(whole, [(0, 0, num_tokens, 0, num_tokens)]),
+    }
+
+
 class Layer:
     """Structured heads of one length, and what every setting of theirs gives: a row a setting."""
 
@@ -181,6 +203,9 @@ class Layer:
                 calls[name, f"pages_of_{page_size}"] = paged_layer(
                     self.library, query, key, value, out, setting["patterns"], page_size
                 )
+            if self.options.packed:
+                packed = packed_layers(self.library, query, key, value, out, setting)
+                calls |= {(name, kind): call for kind, call in packed.items()}
         if self.options.upstream:
             calls["upstream"] = self.options.upstream.prepare(query, key, value, out, self.budgets)
         repeats = 7 if self.num_tokens < 200_000 else 3 if self.num_tokens < 800_000 else 1
@@ -194,8 +219,15 @@ class Layer:
             row["speedup"] = row["cudnn_ms"] / row["layer_ms"]
             row["bar_ms"] = row["density"] * row["cudnn_ms"] / 0.85 + 1.5
             row["repeats"] = repeats
+            if self.options.packed:
+                row["packed_over_apart"] = row["packed_ms"] / row["apart_ms"]
+                row["packed_alone_over_layer"] = row["packed_alone_ms"] / row["layer_ms"]
             print(
-                {key: round(value, 3) for key, value in row.items() if key.endswith(("_ms", "mass", "up"))},
+                {
+                    key: round(value, 3)
+                    for key, value in row.items()
+                    if key.endswith(("_ms", "mass", "up", "_apart", "_layer"))
+                },
                 flush=True,
             )
             if self.options.profile:
@@ -216,6 +248,7 @@ def main() -> int:
         action="store_true",
         help="every setting also with one index for the query heads of a KV head",
     )
+    parser.add_argument("--packed", action="store_true", help="also as four sequences packed in one call")
     parser.add_argument("--profile", action="store_true")
     parser.add_argument("--skip-attention", action="store_true")
     parser.add_argument(

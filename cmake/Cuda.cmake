@@ -42,9 +42,11 @@ minference_cuda_library(minference_cuda_sm90 OBJECT 90a-real
   ${attention}/sm90/instantiations/bf16_d64.cu
   ${attention}/sm90/instantiations/bf16_d96.cu
   ${attention}/sm90/instantiations/bf16_d128.cu
+  ${attention}/sm90/instantiations/bf16_d256.cu
   ${attention}/sm90/instantiations/f16_d64.cu
   ${attention}/sm90/instantiations/f16_d96.cu
-  ${attention}/sm90/instantiations/f16_d128.cu)
+  ${attention}/sm90/instantiations/f16_d128.cu
+  ${attention}/sm90/instantiations/f16_d256.cu)
 
 minference_cuda_library(minference_cuda SHARED "80;90-real"
   $<TARGET_OBJECTS:minference_cuda_sm90>

@@ -81,6 +81,15 @@ __device__ __forceinline__ void wgmma_registers(float* d, const std::uint32_t* a
   "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, " \
   "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
   "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}"
+#define MINFERENCE_D128_NAMES                                                                    \
+  "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "                      \
+  "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "             \
+  "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "             \
+  "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, "             \
+  "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, "             \
+  "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, "             \
+  "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, " \
+  "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127}"
 #define MINFERENCE_D8(i)                                                                      \
   "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), \
       "+f"(d[i + 6]), "+f"(d[i + 7])
@@ -88,6 +97,7 @@ __device__ __forceinline__ void wgmma_registers(float* d, const std::uint32_t* a
 #define MINFERENCE_D32_OPERANDS MINFERENCE_D32(0)
 #define MINFERENCE_D48_OPERANDS MINFERENCE_D32(0), MINFERENCE_D8(32), MINFERENCE_D8(40)
 #define MINFERENCE_D64_OPERANDS MINFERENCE_D32(0), MINFERENCE_D32(32)
+#define MINFERENCE_D128_OPERANDS MINFERENCE_D64_OPERANDS, MINFERENCE_D32(64), MINFERENCE_D32(96)
 
 #define MINFERENCE_WGMMA_SHARED(T, Type, N, D, A, B, Accumulate)                                             \
   template <>                                                                                                \
@@ -114,7 +124,6 @@ __device__ __forceinline__ void wgmma_registers(float* d, const std::uint32_t* a
   }
 
 MINFERENCE_WGMMA_SHARED(__nv_bfloat16, "bf16", 64, 32, "%32", "%33", "%34")
-MINFERENCE_WGMMA_SHARED(__nv_bfloat16, "bf16", 128, 64, "%64", "%65", "%66")
 MINFERENCE_WGMMA_REGISTERS(wgmma_registers, 1, __nv_bfloat16, "bf16", 64, 32, "{%32, %33, %34, %35}", "%36",
                            "%37")
 MINFERENCE_WGMMA_REGISTERS(wgmma_registers_rows_along_k, 0, __nv_bfloat16, "bf16", 64, 32,
@@ -125,8 +134,9 @@ MINFERENCE_WGMMA_REGISTERS(wgmma_registers, 1, __nv_bfloat16, "bf16", 128, 64, "
                            "%69")
 MINFERENCE_WGMMA_REGISTERS(wgmma_registers_rows_along_k, 0, __nv_bfloat16, "bf16", 128, 64,
                            "{%64, %65, %66, %67}", "%68", "%69")
+MINFERENCE_WGMMA_REGISTERS(wgmma_registers, 1, __nv_bfloat16, "bf16", 256, 128, "{%128, %129, %130, %131}",
+                           "%132", "%133")
 MINFERENCE_WGMMA_SHARED(__half, "f16", 64, 32, "%32", "%33", "%34")
-MINFERENCE_WGMMA_SHARED(__half, "f16", 128, 64, "%64", "%65", "%66")
 MINFERENCE_WGMMA_REGISTERS(wgmma_registers, 1, __half, "f16", 64, 32, "{%32, %33, %34, %35}", "%36", "%37")
 MINFERENCE_WGMMA_REGISTERS(wgmma_registers_rows_along_k, 0, __half, "f16", 64, 32, "{%32, %33, %34, %35}",
                            "%36", "%37")
@@ -134,16 +144,20 @@ MINFERENCE_WGMMA_REGISTERS(wgmma_registers, 1, __half, "f16", 96, 48, "{%48, %49
 MINFERENCE_WGMMA_REGISTERS(wgmma_registers, 1, __half, "f16", 128, 64, "{%64, %65, %66, %67}", "%68", "%69")
 MINFERENCE_WGMMA_REGISTERS(wgmma_registers_rows_along_k, 0, __half, "f16", 128, 64, "{%64, %65, %66, %67}",
                            "%68", "%69")
+MINFERENCE_WGMMA_REGISTERS(wgmma_registers, 1, __half, "f16", 256, 128, "{%128, %129, %130, %131}", "%132",
+                           "%133")
 
 #undef MINFERENCE_WGMMA_SHARED
 #undef MINFERENCE_WGMMA_REGISTERS
 #undef MINFERENCE_D32_OPERANDS
 #undef MINFERENCE_D48_OPERANDS
+#undef MINFERENCE_D128_OPERANDS
 #undef MINFERENCE_D64_OPERANDS
 #undef MINFERENCE_D32
 #undef MINFERENCE_D8
 #undef MINFERENCE_D32_NAMES
 #undef MINFERENCE_D48_NAMES
+#undef MINFERENCE_D128_NAMES
 #undef MINFERENCE_D64_NAMES
 
 // Moves registers between the warpgroups of a CTA: the whole warpgroup gives up, or takes, down or up to

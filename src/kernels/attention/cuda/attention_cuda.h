@@ -15,7 +15,7 @@ using sparse::DeviceIndex;
 
 enum class AttentionKernel : std::int32_t {
   best = 0,  // the first of those below that serves the call on this device
-  sm90 = 1,  // Hopper; head_dim 64, 96 or 128; no dense rows; aligned tensors
+  sm90 = 1,  // Hopper; head_dim 64, 96, 128 or 256; no dense rows; aligned tensors
   sm80 = 2,  // compute capability 8.0 and later; everything
 };
 

@@ -1,7 +1,7 @@
 // Makes the items of heads whose row blocks each have a list of key blocks: paired_lists.h has the rule.
 #include "cuda/error.h"
 #include "cuda/math.cuh"
-#include "kernels/attention/cuda/sm90/count_below.cuh"
+#include "kernels/attention/cuda/sm90/count_below.h"
 #include "kernels/attention/cuda/sm90/paired_lists.h"
 #include "kernels/attention/cuda/sm90/plan.h"
 
@@ -53,23 +53,28 @@ struct ItemLists {
 };
 
 // By one lane: what does not depend on the far blocks.
-__device__ void list_few(const PairedLists& lists, std::int32_t first_near, std::int32_t blank_start,
+template <class Lists>
+__device__ void list_few(const Lists& lists, std::int32_t first_near, std::int32_t blank_start,
                          const ItemLists& out) {
-  for (int i = 0; i < PairedLists::kNearBlocks; ++i) {
-    const int halves = (lists.near[0] >> i & 1) | (lists.near[1] >> i & 1) << 1;
-    if (halves != 0) out.entries[lists.near_entry(i)] = Entry::absolute((first_near + i) * kTileKeys, halves);
-  }
   for (int half = 0; half < 2; ++half) {
     int place = 0, entry = 0;
-    for (int i = PairedLists::kNearBlocks - 1; i >= 0; --i) {
-      if ((lists.near[half] >> i & 1) != 0) out.order[half][place++] = entry = lists.near_entry(i);
+    const auto take = [&](int next, Entry what) {
+      out.order[half][place++] = entry = next;
+      out.entries[entry] = what;
+    };
+    for (int n = 0; n < lists.begin_blanks(half); ++n)
+      take(lists.begin_blank_entry(half, n), Entry::absolute(blank_start, 1 << half));
+    for (int i = Lists::kNearBlocks - 1; i >= 0; --i) {
+      if ((lists.near[half] >> i & 1) != 0)
+        take(lists.near_entry(half, i),
+             Entry::absolute((first_near + i) * kTileKeys, lists.near_halves(half, i)));
     }
-    if (lists.begins_blank(half)) out.entries[0] = Entry::absolute(blank_start, 1 << half);
     while (place < lists.near_places(half)) out.order[half][place++] = entry;
   }
 }
 
 // One warp an item.
+template <int TilesAStep>
 __global__ void __launch_bounds__(kItemsOfBlock* kLanes)
     blocks_kernel(const DeviceIndex index, const Plan plan) {
   const int head = static_cast<int>(blockIdx.y);
@@ -93,7 +98,7 @@ __global__ void __launch_bounds__(kItemsOfBlock* kLanes)
     blocks.far = count_below(blocks.blocks, blocks.count, first_near);
   }
 
-  PairedLists lists = {};
+  PairedLists<TilesAStep> lists = {};
   for (int half = 0; half < 2; ++half)
     for (int i = listed[half].far; i < listed[half].count; ++i)
       lists.near[half] |= 1 << (listed[half].blocks[i] - first_near);
@@ -117,7 +122,8 @@ __global__ void __launch_bounds__(kItemsOfBlock* kLanes)
                          {plan.order + item.order_at[0], plan.order + item.order_at[1]}};
   for (int half = 0; half < 2; ++half) {
     item.tiles[half] = nothing ? 1 : lists.all_places(half);
-    item.plain_steps[half] = lists.places(half) / 2;
+    item.plain_steps[half] =
+        nothing ? 0 : lists.plain_steps(half, plan.causal == 0 || position % kTileKeys == 0);
   }
   const std::int32_t blank_start = base::round_up(plan.kv_len, kTileKeys);
   if (lane == 0) {
@@ -138,13 +144,13 @@ __global__ void __launch_bounds__(kItemsOfBlock* kLanes)
         out.entries[entry] = Entry::absolute(block * kTileKeys, is_shared ? 3 : 1 << half);
     });
     __syncwarp();
-    const int first_blank = 2 * lists.steps(half);
+    const int first_blank = TilesAStep * lists.steps(half);
     for (int n = lane; n < lists.blank_steps(half); n += kLanes) {
       const int entry = lists.blank_entry(half, n);
       out.entries[entry] = Entry::absolute(blank_start, 1 << half);
-      order[first_blank + 2 * n] = order[first_blank + 2 * n + 1] = entry;
+      for (int i = 0; i < TilesAStep; ++i) order[first_blank + TilesAStep * n + i] = entry;
     }
-    if (lane == 0 && lists.blank_steps(half) > 0 && lists.places(half) % 2 == 1)
+    if (lane == 0 && lists.blank_steps(half) > 0 && lists.places(half) % TilesAStep != 0)
       order[first_blank - 1] = order[first_blank - 2];
   }
   __syncwarp();
@@ -160,7 +166,8 @@ __global__ void __launch_bounds__(kItemsOfBlock* kLanes)
 
 void prepare_blocks(const DeviceAttentionCall& call, const Plan& plan, Stream stream) {
   const auto blocks = static_cast<unsigned>(base::divide_up(plan.schedule.items_per_head, kItemsOfBlock));
-  blocks_kernel<<<dim3(blocks, static_cast<unsigned>(call.query.heads)), kItemsOfBlock * kLanes, 0, stream>>>(
+  const auto kernel = plan.tiles_a_step == 2 ? blocks_kernel<2> : blocks_kernel<1>;
+  kernel<<<dim3(blocks, static_cast<unsigned>(call.query.heads)), kItemsOfBlock * kLanes, 0, stream>>>(
       call.index, plan);
   minference::cuda::check(cudaGetLastError(), "launching the plan of block lists");
 }

@@ -28,9 +28,12 @@ inline constexpr int kConsumerRegisters = 232;
 inline constexpr int kColumnMaskWriters = 8;
 inline constexpr int kColumnMaskReaders = 5;  // of a consumer warp
 
-enum NamedBarrier : int { kTurnOfLowerHalf = 1, kTurnOfUpperHalf = 2 };
+enum NamedBarrier : int { kTurnOfLowerHalf = 1, kTurnOfUpperHalf = 2, kLowerHalf = 3, kUpperHalf = 4 };
 
-// Pairs: every item has an even number of entries and each half computes all of them, so a step's tiles always
+// Of one tile, held by a thread.
+inline constexpr int kTileScores = kTileKeys / 2;
+
+// Pairs: every item has an even number of entries and each half computes all of them, so a step's two tiles always
 // stand in neighbouring slots.
 template <class Element, int HeadDim, bool Pairs>
 struct Config {
@@ -38,10 +41,16 @@ struct Config {
   static constexpr bool kPairs = Pairs;
   static constexpr int kHeadDim = HeadDim;
   static constexpr int kPanels = (HeadDim + kPanelDim - 1) / kPanelDim;
+  static constexpr int kStepTiles = tiles_a_step(HeadDim);
+  static constexpr int kStepScores = kStepTiles * kTileScores;
+  static_assert(kStepTiles == 2 || !Pairs);
+  // Queries in registers leave their buffer to the next item's while an item is computed. Where they have no room there,
+  // the buffer is theirs until the item's last scores, and items do not overlap.
+  static constexpr bool kQueryInRegisters = kStepTiles == 2;
   // Keys are held until their exponentials are known to be in range, values only for the product: three steps
   // of two tiles against two.
-  static constexpr int kKeySlots = kPanels == 1 ? 8 : 6;
-  static constexpr int kValueSlots = kPanels == 1 ? 8 : 6;
+  static constexpr int kKeySlots = kPanels == 1 ? 8 : kPanels == 2 ? 6 : 3;
+  static constexpr int kValueSlots = kPanels == 1 ? 8 : kPanels == 2 ? 6 : 2;
   static constexpr int kKeyPanelStride = kKeySlots * kTilePanelBytes;
   static constexpr int kValuePanelStride = kValueSlots * kTilePanelBytes;
   static constexpr int kQueryPanelBytes = kItemRows * kPanelRowBytes;
@@ -62,7 +71,7 @@ struct ColumnMask {
 // Panels outermost, so that two tiles in neighbouring slots form one operand of 128 keys.
 template <class Config>
 struct SharedMemory {
-  // An item's queries, until they are in registers; then the output of the item before.
+  // An item's queries, until they are in registers or used for the last time; then the output on its way out.
   alignas(1024) std::uint8_t query[Config::kQueryBytes];
   alignas(1024) std::uint8_t key[Config::kPanels][Config::kKeySlots][kTilePanelBytes];
   alignas(1024) std::uint8_t value[Config::kPanels][Config::kValueSlots][kTilePanelBytes];

@@ -10,13 +10,13 @@
 
 // A consumer warpgroup of the Hopper attention kernel: one half (64 rows) of every item of its CTA.
 //
-// It runs one software pipeline over all items. Each step issues the scores of two tiles and the product of
+// It runs one software pipeline over all items. Each step issues the scores of one or two tiles and the product of
 // the step before with its values, back to back, and does the softmax while that product and the other
-// warpgroup's matrix products run; at an item's end the "next step" is the next item's first, so the tensor
-// cores never drain. The two warpgroups take turns at issuing.
+// warpgroup's matrix products run. With queries in registers, the "next step" at an item's end is the next item's
+// first, so the tensor cores never drain. The two warpgroups take turns at issuing.
 namespace minference::kernels::cuda::sm90 {
 
-// A step's two tiles, as uses of the rings of keys and values; the same one twice when the second is absent.
+// A step's tiles, as uses of the rings of keys and values; the same one twice when the second is absent.
 struct StepTiles {
   int packed;
 
@@ -28,14 +28,21 @@ struct StepTiles {
 };
 
 // What of a step's scores counts; found while the scores are still being computed.
+template <class Config>
 struct StepMask {
-  KeptScores kept[2];
+  KeptScores kept[Config::kStepTiles];
 };
 
 template <class Config>
 class Consumer {
   using T = typename Config::T;
+  using Mask = StepMask<Config>;
+  static constexpr int kStepTiles = Config::kStepTiles;
+  static constexpr int kStepScores = Config::kStepScores;
   static constexpr int kOutputs = Config::kHeadDim / 2;
+  struct alignas(sizeof(std::int32_t) * kStepTiles) StepOrder {
+    std::int32_t place[kStepTiles];
+  };
   using KeyUse = RingPosition<Config::kKeySlots>;
   using ValueUse = RingPosition<Config::kValueSlots>;
 
@@ -48,21 +55,22 @@ class Consumer {
     key_operand_ = minference::cuda::wgmma_operand(minference::cuda::shared_address(shared.key[0][0]));
     value_operand_ = minference::cuda::wgmma_operand(minference::cuda::shared_address(shared.value[0][0]),
                                                      Config::kValuePanelStride);
+    if constexpr (!Config::kQueryInRegisters) {
+      query_operand_ = minference::cuda::wgmma_operand(minference::cuda::shared_address(shared.query)) +
+                       half_ * minference::cuda::wgmma_operand_step(kHalfRows * kPanelRowBytes);
+    }
   }
 
   __device__ __forceinline__ void run() {
     using minference::cuda::warp_uniform;
     wait_for_item();
     if (warp_uniform(item().head) < 0) return;
-    load_query();
-    if (lane() == 0) shared_.query_empty.arrive();
-    StepTiles now = begin_item(0);
-    issue_first_scores(now);
     if (half_ == 1) minference::cuda::named_barrier_arrive<2 * kWarpgroup>(kTurnOfLowerHalf);
-    find_next(1);
-    finish_first_softmax(now, mask_of(0, now));
-    clear_output();
-    pack_weights();
+    if constexpr (Config::kQueryInRegisters) {
+      load_query();
+      if (lane() == 0) shared_.query_empty.arrive();
+    }
+    StepTiles now = run_first_step(0);
     while (true) {
       const int plain = warp_uniform(item().plain_steps[half_]);
       int step = 1;
@@ -79,41 +87,50 @@ class Consumer {
         now = next_;
         run_step<true>(step, now, before);
       }
-      if (steps_of(half_) < steps_of(1 - half_)) pass_turn();
+      const bool is_shorter = steps_of(half_) < steps_of(1 - half_);
+      if constexpr (Config::kQueryInRegisters) {
+        if (is_shorter) pass_turn();
+      }
 
       const int head = item().head, row = item().first_row + warp_row();
       const int column_tiles = warp_uniform(item().column_tiles());
       const int next_use = use_after(first_use_, warp_uniform(item().num_entries) + column_tiles);
       mask_use_ = use_after(mask_use_, column_tiles);
-      const Softmax done = softmax_;
-      settle_store();
       item_use_ = (item_use_ + 1) % (2 * kItemBuffers);
-      wait_for_item();
       const StepTiles before = now;
-      if (warp_uniform(item().head) < 0) {
-        minference::cuda::named_barrier_sync<2 * kWarpgroup>(kTurnOfLowerHalf + half_);
-        wait_for_values(before);
-        minference::cuda::wgmma_fence();
-        issue_product(before);
-        minference::cuda::wgmma_commit();
-        minference::cuda::named_barrier_arrive<2 * kWarpgroup>(kTurnOfUpperHalf - half_);
-        minference::cuda::wgmma_wait<0>();
-        minference::cuda::wgmma_pin(output_);
+      if constexpr (Config::kQueryInRegisters) {
+        const Softmax done = softmax_;
+        settle_store();
+        wait_for_item();
+        if (warp_uniform(item().head) < 0) {
+          run_last_product(before);
+          store(done, head, row);
+          break;
+        }
+        load_query();
+        now = begin_item(next_use);
+        issue(now, before);
+        find_next(1);
+        const Mask mask = mask_of(0, now);
+        wait_for_scores();
+        finish_first_softmax(now, mask);
+        finish_product(before);
         store(done, head, row);
-        break;
+        clear_output();
+        pack_weights();
+        unsettled_ = true;
+      } else {
+        run_last_product(before);
+        if (is_shorter) pass_turn();
+        // All of the half's scores are there: their rows of queries may be written over.
+        minference::cuda::named_barrier_sync<kWarpgroup>(kLowerHalf + half_);
+        store(softmax_, head, row);
+        unsettled_ = true;
+        settle_store();
+        wait_for_item();
+        if (warp_uniform(item().head) < 0) break;
+        now = run_first_step(next_use);
       }
-      load_query();
-      now = begin_item(next_use);
-      issue(now, before);
-      find_next(1);
-      const StepMask mask = mask_of(0, now);
-      wait_for_scores();
-      finish_first_softmax(now, mask);
-      finish_product(before);
-      store(done, head, row);
-      clear_output();
-      pack_weights();
-      unsettled_ = true;
     }
     if (lane() == 0) minference::cuda::tma_store_wait();
   }
@@ -141,7 +158,8 @@ class Consumer {
   }
 
   __device__ __forceinline__ int steps_of(int half) const {
-    return minference::cuda::warp_uniform((item().tiles[half] + item().column_tiles() + 1) / 2);
+    return minference::cuda::warp_uniform((item().tiles[half] + item().column_tiles() + kStepTiles - 1) /
+                                          kStepTiles);
   }
 
   // Returns the tiles of an item's first step. first_use: of the rings, by the item's entry 0.
@@ -149,23 +167,23 @@ class Consumer {
     using minference::cuda::warp_uniform;
     first_use_ = first_use;
     if constexpr (!Config::kPairs) {
-      order_at_ = item().order_at[half_] / 2;
-      order_ = {item().first[half_][0], item().first[half_][1]};
+      order_at_ = item().order_at[half_] / kStepTiles;
+      for (int i = 0; i < kStepTiles; ++i) order_.place[i] = item().first[half_][i];
     }
     find_next(0);
     return tiles_of(0);
   }
 
   // Finds the tiles of step `number`, one step ahead, so that nothing waits for what it takes. Steps are asked
-  // for in order. Where fewer than two tiles are left, tiles_of() replaces the others.
+  // for in order. Where a step has fewer tiles left, tiles_of() replaces the others.
   __device__ __forceinline__ void find_next(int number) {
     if constexpr (Config::kPairs) {
       const int first = use_after(first_use_, 2 * number);  // even, as is every ring's size
       next_ = {first, first + 1};
     } else {
-      next_ = {use_after(first_use_, order_.x), use_after(first_use_, order_.y)};
+      next_ = {use_after(first_use_, order_.place[0]), use_after(first_use_, order_.place[kStepTiles - 1])};
       next_.packed = minference::cuda::warp_uniform(next_.packed);
-      order_ = reinterpret_cast<const int2*>(plan_.order)[++order_at_];
+      order_ = reinterpret_cast<const StepOrder*>(plan_.order)[++order_at_];
     }
   }
 
@@ -174,20 +192,23 @@ class Consumer {
     using minference::cuda::warp_uniform;
     if constexpr (Config::kPairs) return next_;
     const int tiles = warp_uniform(item().tiles[half_]), total = tiles + warp_uniform(item().column_tiles());
-    const int j = 2 * number, first_column = first_use_ + warp_uniform(item().num_entries) - tiles;
+    const int j = kStepTiles * number, first_column = first_use_ + warp_uniform(item().num_entries) - tiles;
     const int first = j < tiles ? next_.first() : use_after(first_column, j);
+    if constexpr (kStepTiles == 1) return {first, first};
     const int second = j + 1 < tiles ? next_.second() : use_after(first_column, j + 1);
     return {first, j + 1 < total ? second : first};
   }
 
   __device__ __forceinline__ void wait_for_keys(StepTiles tiles) {
     const KeyUse first(tiles.first()), second(tiles.second());
+    if constexpr (kStepTiles == 1) return shared_.key_full[first.slot].wait(first.parity);
     minference::cuda::wait_for_both(shared_.key_full[first.slot], first.parity, shared_.key_full[second.slot],
                                     second.parity);
   }
 
   __device__ __forceinline__ void wait_for_values(StepTiles tiles) {
     const ValueUse first(tiles.first()), second(tiles.second());
+    if constexpr (kStepTiles == 1) return shared_.value_full[first.slot].wait(first.parity);
     minference::cuda::wait_for_both(shared_.value_full[first.slot], first.parity,
                                     shared_.value_full[second.slot], second.parity);
   }
@@ -195,19 +216,28 @@ class Consumer {
   __device__ __forceinline__ void release_keys(StepTiles tiles) {
     if (lane() == 0) {
       shared_.key_empty[KeyUse(tiles.first()).slot].arrive();
-      if (tiles.is_pair()) shared_.key_empty[KeyUse(tiles.second()).slot].arrive();
+      if (kStepTiles == 2 && tiles.is_pair()) shared_.key_empty[KeyUse(tiles.second()).slot].arrive();
     }
   }
 
-  // This warp's rows of the item's queries, as wgmma takes them.
+  // This warp's rows of the item's queries, 16 elements from 16 k on.
+  __device__ __forceinline__ QueryPart load_query_part(int k) const {
+    const int chunk = (2 * (k % 4) + lane() / 16) ^ lane() % 8;  // of 8 elements, swizzled
+    QueryPart part;
+    minference::cuda::load_matrices(part.words,
+                                    query_row() + k / 4 * Config::kQueryPanelBytes + (chunk << 4));
+    return part;
+  }
+
   __device__ __forceinline__ void load_query() {
 #pragma unroll
-    for (int k = 0; k < Config::kHeadDim / 16; ++k) {
-      const int chunk = (2 * (k % 4) + lane() / 16) ^ lane() % 8;  // of 8 elements, swizzled
-      minference::cuda::load_matrices(reinterpret_cast<std::uint32_t(&)[4]>(query_[4 * k]),
-                                      query_row() + k / 4 * Config::kQueryPanelBytes + (chunk << 4));
-    }
+    for (int k = 0; k < Config::kHeadDim / 16; ++k) query_[k] = load_query_part(k);
     __syncwarp();
+  }
+
+  __device__ __forceinline__ QueryPart query_part(int k) const {
+    if constexpr (Config::kQueryInRegisters) return query_[k];
+    return load_query_part(k);
   }
 
   // scores = query * keys^T. Two tiles in neighbouring slots make one operand, so that queries are read once.
@@ -217,14 +247,21 @@ class Consumer {
         key_operand_ + KeyUse(tiles.first()).slot * wgmma_operand_step(kTilePanelBytes);
     const std::uint32_t second =
         key_operand_ + KeyUse(tiles.second()).slot * wgmma_operand_step(kTilePanelBytes);
+    std::uint32_t all_queries = 0;
+    if constexpr (!Config::kQueryInRegisters) all_queries = recomputed(query_operand_);
 #pragma unroll
     for (int k = 0; k < Config::kHeadDim / 16; ++k) {
       const std::uint32_t key =
           k / 4 * wgmma_operand_step(Config::kKeyPanelStride) + wgmma_operand_step(k % 4 * 32);
-      const std::uint32_t* query = query_ + 4 * k;
-      if constexpr (Config::kPairs) {
+      if constexpr (!Config::kQueryInRegisters) {
+        const std::uint32_t query = all_queries + k / 4 * wgmma_operand_step(Config::kQueryPanelBytes) +
+                                    wgmma_operand_step(k % 4 * 32);
+        wgmma_shared<T, kTileKeys>(scores_, wgmma_descriptor(query), wgmma_descriptor(first + key), k != 0);
+      } else if constexpr (Config::kPairs) {
+        const std::uint32_t* query = query_[k].words;
         wgmma_registers_rows_along_k<T, 2 * kTileKeys>(scores_, query, wgmma_descriptor(first + key), k != 0);
       } else {
+        const std::uint32_t* query = query_[k].words;
         wgmma_registers_rows_along_k<T, kTileKeys>(scores_, query, wgmma_descriptor(first + key), k != 0);
         wgmma_registers_rows_along_k<T, kTileKeys>(scores_ + kTileScores, query,
                                                    wgmma_descriptor(second + key), k != 0);
@@ -239,20 +276,41 @@ class Consumer {
         value_operand_ + ValueUse(tiles.first()).slot * wgmma_operand_step(kTilePanelBytes),
         value_operand_ + ValueUse(tiles.second()).slot * wgmma_operand_step(kTilePanelBytes)};
 #pragma unroll
-    for (int k = 0; k < 2 * kTileKeys / 16; ++k) {
+    for (int k = 0; k < kStepTiles * kTileKeys / 16; ++k) {
       const std::uint32_t value = operand[k / 4] + wgmma_operand_step(k % 4 * 16 * kPanelRowBytes);
       wgmma_registers<T, Config::kHeadDim>(output_, weights_ + 4 * k, wgmma_descriptor(value), 1);
     }
   }
 
-  __device__ __forceinline__ void issue_first_scores(StepTiles now) {
+  // An item's first step where no product is left to be issued with it. Returns its tiles.
+  __device__ __forceinline__ StepTiles run_first_step(int first_use) {
     using namespace minference::cuda;
+    const StepTiles now = begin_item(first_use);
+    wait_for_turn();
     wait_for_keys(now);
     wgmma_fence();
     issue_scores(now);
     wgmma_commit();
+    give_turn();
     wgmma_wait<0>();
     wgmma_pin(scores_);
+    find_next(1);
+    finish_first_softmax(now, mask_of(0, now));
+    clear_output();
+    pack_weights();
+    return now;
+  }
+
+  // An item's last product where no scores go before it.
+  __device__ __forceinline__ void run_last_product(StepTiles before) {
+    using namespace minference::cuda;
+    wait_for_turn();
+    wait_for_values(before);
+    wgmma_fence();
+    issue_product(before);
+    wgmma_commit();
+    give_turn();
+    finish_product(before);
   }
 
   // Issues the scores of a step and the product of the one before.
@@ -263,7 +321,7 @@ class Consumer {
   __device__ __forceinline__ void issue(StepTiles now, StepTiles before) {
     using namespace minference::cuda;
     if constexpr (Config::kPairs) wait_for_keys(now);
-    named_barrier_sync<2 * kWarpgroup>(kTurnOfLowerHalf + half_);
+    wait_for_turn();
     if constexpr (!Config::kPairs) wait_for_keys(now);
     wgmma_fence();
     issue_scores(now);
@@ -272,7 +330,7 @@ class Consumer {
     wgmma_fence();
     issue_product(before);
     wgmma_commit();
-    named_barrier_arrive<2 * kWarpgroup>(kTurnOfUpperHalf - half_);
+    give_turn();
   }
 
   __device__ __forceinline__ void wait_for_scores() {
@@ -280,9 +338,21 @@ class Consumer {
     minference::cuda::wgmma_pin(scores_);
   }
 
+  // Returns x, of which the compiler keeps nothing from one step to the next: what it would keep lies in local memory.
+  template <class X>
+  static __device__ __forceinline__ X recomputed(X x) {
+    asm volatile("" : "+r"(x));
+    return x;
+  }
+  __device__ __forceinline__ void wait_for_turn() const {
+    minference::cuda::named_barrier_sync<2 * kWarpgroup>(kTurnOfLowerHalf + recomputed(half_));
+  }
+  __device__ __forceinline__ void give_turn() const {
+    minference::cuda::named_barrier_arrive<2 * kWarpgroup>(kTurnOfUpperHalf - recomputed(half_));
+  }
   __device__ __forceinline__ void pass_turn() {
-    minference::cuda::named_barrier_sync<2 * kWarpgroup>(kTurnOfLowerHalf + half_);
-    minference::cuda::named_barrier_arrive<2 * kWarpgroup>(kTurnOfUpperHalf - half_);
+    wait_for_turn();
+    give_turn();
   }
 
   __device__ __forceinline__ void finish_product(StepTiles before) {
@@ -291,7 +361,7 @@ class Consumer {
     wgmma_pin(output_);
     if (lane() == 0) {
       shared_.value_empty[ValueUse(before.first()).slot].arrive();
-      if (before.is_pair()) shared_.value_empty[ValueUse(before.second()).slot].arrive();
+      if (kStepTiles == 2 && before.is_pair()) shared_.value_empty[ValueUse(before.second()).slot].arrive();
     }
     settle_store();
   }
@@ -301,7 +371,7 @@ class Consumer {
   __device__ __forceinline__ void run_step(int number, StepTiles now, StepTiles before) {
     issue(now, before);
     find_next(number + 1);
-    StepMask mask;
+    Mask mask;
     if constexpr (Masked) {
       mask = mask_of(number, now);
       next_ = tiles_of(number + 1);
@@ -314,8 +384,9 @@ class Consumer {
     const bool out_of_range =
         __any_sync(minference::cuda::kAllLanes, !(fmaxf(part[0], part[1]) <= kLargestSum<T>));
     if (out_of_range) {
-      scores_again<Config, 0>(scores_, query_, key_tile(now.first()));
-      scores_again<Config, 1>(scores_, query_, key_tile(now.second()));
+      const auto query = [&](int k) { return query_part(k); };
+      scores_again<Config, 0>(scores_, query, key_tile(now.first()));
+      if constexpr (kStepTiles == 2) scores_again<Config, 1>(scores_, query, key_tile(now.second()));
       if constexpr (Masked) apply(mask);
       softmax_.raise(scores_, scale_log2_, factor);
       softmax_.exponentials(scores_, scale_log2_, part);
@@ -329,7 +400,7 @@ class Consumer {
     pack_weights();
   }
 
-  __device__ __forceinline__ void finish_first_softmax(StepTiles now, const StepMask& mask) {
+  __device__ __forceinline__ void finish_first_softmax(StepTiles now, const Mask& mask) {
     apply(mask);
     softmax_.begin(scores_, scale_log2_);
     softmax_.exponentials(scores_, scale_log2_, softmax_.sum);
@@ -342,13 +413,17 @@ class Consumer {
 
   // The number among the columns of a step's first tile; negative: it is none.
   __device__ __forceinline__ int first_column_tile(int number) const {
-    return 2 * number - minference::cuda::warp_uniform(item().tiles[half_]);
+    return kStepTiles * number - minference::cuda::warp_uniform(item().tiles[half_]);
   }
 
-  __device__ __forceinline__ StepMask mask_of(int number, StepTiles now) {
+  __device__ __forceinline__ Mask mask_of(int number, StepTiles now) {
     const int column_tile = Config::kPairs ? -2 : first_column_tile(number);
     const KeptScores first = kept_of_tile(now.first(), column_tile);
-    return {first, now.is_pair() ? kept_of_tile(now.second(), column_tile + 1) : 0};
+    if constexpr (kStepTiles == 1) {
+      return {first};
+    } else {
+      return {first, now.is_pair() ? kept_of_tile(now.second(), column_tile + 1) : 0};
+    }
   }
 
   __device__ __forceinline__ KeptScores kept_of_tile(int use, int column_tile) {
@@ -401,9 +476,9 @@ class Consumer {
     return late;
   }
 
-  __device__ __forceinline__ void apply(const StepMask& mask) {
-    if (__any_sync(minference::cuda::kAllLanes, (mask.kept[0] & mask.kept[1]) != kKeepAll)) {
-      mask_scores(scores_, mask.kept);
+  __device__ __forceinline__ void apply(const Mask& mask) {
+    if (__any_sync(minference::cuda::kAllLanes, (mask.kept[0] & mask.kept[kStepTiles - 1]) != kKeepAll)) {
+      mask_scores<kStepTiles>(scores_, mask.kept);
     }
   }
 
@@ -478,17 +553,17 @@ class Consumer {
   const float scale_log2_;
   const base::RowsView lse_;
   int half_;
-  std::uint32_t key_operand_, value_operand_;
+  std::uint32_t key_operand_, value_operand_, query_operand_;
 
-  std::uint32_t query_[Config::kHeadDim / 4];
+  QueryPart query_[Config::kQueryInRegisters ? Config::kHeadDim / 16 : 1];
   float scores_[kStepScores];
   std::uint32_t weights_[kStepScores / 2];
   float output_[kOutputs];
   Softmax softmax_;
   StepTiles next_;          // what find_next() found
   int first_use_;           // of the rings, by the item's entry 0
-  int order_at_;            // of the pair of tiles that `order_` holds
-  int2 order_;              // of the tiles of the step behind `next_`
+  int order_at_;            // of the tiles that `order_` holds, counted in steps
+  StepOrder order_;         // of the tiles of the step behind `next_`
   int item_use_ = 0;        // of the ring of items, modulo its period
   int mask_use_ = 0;        // of the ring of column masks, by the item's first column tile
   bool unsettled_ = false;  // an output may still be read from the buffer of queries

@@ -3,12 +3,10 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
-#include <algorithm>
-
 #include "base/arithmetic.h"
 #include "kernels/attention/cuda/cover.h"
+#include "kernels/attention/cuda/sm90/items.h"
 #include "kernels/attention/cuda/sm90/paired_lists.h"
-#include "kernels/attention/cuda/sm90/plan.h"
 
 namespace minference::kernels::cuda::sm90 {
 
@@ -21,15 +19,17 @@ void launch_for_head_dim(const DeviceAttentionCall& call, const Plan& plan, Stre
       return launch_attention_kernel<Element, 64>(call, plan, stream);
     case 96:
       return launch_attention_kernel<Element, 96>(call, plan, stream);
-    default:
+    case 128:
       return launch_attention_kernel<Element, 128>(call, plan, stream);
+    default:
+      return launch_attention_kernel<Element, 256>(call, plan, stream);
   }
 }
 
 }  // namespace
 
 bool serves_head_dim(std::int64_t head_dim) {
-  return head_dim == 64 || head_dim == 96 || head_dim == 128;
+  return head_dim == 64 || head_dim == 96 || head_dim == 128 || head_dim == 256;
 }
 
 namespace {
@@ -59,14 +59,11 @@ Plan lay_out(const DeviceAttentionCall& call, base::Arena& arena) {
   plan.q_len = static_cast<std::int32_t>(q_len);
   plan.kv_len = static_cast<std::int32_t>(kv_len);
   plan.causal = call.causal ? 1 : 0;
+  plan.tiles_a_step = tiles_a_step(call.query.dim);
   plan.tile_capacity = call.index.tile_capacity;
   plan.column_capacity = call.index.column_capacity;
   plan.gathered_capacity = static_cast<std::int32_t>(round_up(plan.column_capacity, kTileKeys));
-  // A relative head has at most two entries a tile; the dense list reaches from 128 behind an item to key 0. Without
-  // the causal rule a window's list reaches as far behind an item as before it.
-  const std::int64_t most_tiles = (call.causal ? 1 : 2) * (kv_len / kTileKeys) + 6;
-  plan.entry_capacity = static_cast<std::int32_t>(
-      round_up<std::int64_t>(std::max<std::int64_t>(2 * plan.tile_capacity, most_tiles), 2));
+  plan.entry_capacity = entry_capacity(plan.kv_len, call.causal, plan.tile_capacity);
   plan.block_words = static_cast<std::int32_t>(block_words(call));
   plan.cover_words = static_cast<std::int32_t>(cover_words(kv_len));
   plan.columns = call.index.columns;

@@ -61,11 +61,10 @@ void launch_attention_kernel(const DeviceAttentionCall& call, const Plan& plan, 
   arguments.plan = plan;
   arguments.lse = call.lse;
   arguments.scale_log2 = call.softmax_scale * std::numbers::log2e_v<float>;
-  if (call.index.heads == nullptr) {
-    launch_kernel<Config<Element, HeadDim, true>>(arguments, stream);
-  } else {
-    launch_kernel<Config<Element, HeadDim, false>>(arguments, stream);
+  if constexpr (tiles_a_step(HeadDim) == 2) {
+    if (call.index.heads == nullptr) return launch_kernel<Config<Element, HeadDim, true>>(arguments, stream);
   }
+  launch_kernel<Config<Element, HeadDim, false>>(arguments, stream);
 }
 
 }  // namespace minference::kernels::cuda::sm90

@@ -7,7 +7,7 @@ namespace minference::kernels::cuda::sm90 {
 
 struct Plan;
 
-bool serves_head_dim(std::int64_t head_dim);            // 64, 96 or 128
+bool serves_head_dim(std::int64_t head_dim);            // 64, 96, 128 or 256
 bool can_plan_blocks(const DeviceAttentionCall& call);  // 32-bit positions reach every list
 std::size_t workspace_bytes(const DeviceAttentionCall& call);
 

@@ -17,7 +17,12 @@ inline constexpr int kHalfRows = static_cast<int>(sparse::kRowBlock);
 inline constexpr int kItemRows = 2 * kHalfRows;
 inline constexpr int kTileKeys = static_cast<int>(sparse::kKeyTile);
 
-// A half reads its tiles, two a step, two steps before it takes them, and its columns' steps do not stop it: it
+// Tiles of keys that a half takes at once: as many as their scores, beside 64 rows of output, have registers for.
+MINFERENCE_HD constexpr int tiles_a_step(std::int64_t head_dim) {
+  return head_dim <= 128 ? 2 : 1;
+}
+
+// A half reads its tiles, at most two a step, two steps before it takes them, and its columns' steps do not stop it: it
 // reads so many places of `order` behind its tiles and its column tiles at most, and uses none of them.
 inline constexpr int kOrderAhead = 5;
 
@@ -40,7 +45,7 @@ struct Entry {
 };
 
 // An item loads its entries and then its columns, 64 a tile; entries e are counted through both.
-// Half h computes the entries order[order_at[h] + j] for j < tiles[h], then every column tile; a step whose two
+// Half h computes the entries order[order_at[h] + j] for j < tiles[h], then every column tile; a step of two whose
 // entries are one computes it once.
 struct alignas(16) Item {
   std::int32_t head;       // query head; -1 ends the schedule
@@ -53,7 +58,7 @@ struct alignas(16) Item {
   std::int32_t num_columns;  // columns at or before the item's last row
   std::int32_t local;        // window rule; -1: none
   std::int32_t sink;
-  // Steps [1, plain_steps[h]) of half h are two tiles whose every key is seen by every row.
+  // Steps [1, plain_steps[h]) of half h are whole and of tiles whose every key is seen by every row.
   std::int32_t plain_steps[2];
   std::int32_t unused;
 
@@ -70,7 +75,8 @@ struct Plan {
   Schedule schedule;
   std::int32_t q_len;
   std::int32_t kv_len;
-  std::int32_t causal;             // 0 or 1
+  std::int32_t causal;  // 0 or 1
+  std::int32_t tiles_a_step;
   std::int32_t tile_capacity;      // of the index
   std::int32_t entry_capacity;     // of one list of entries; even
   std::int32_t block_words;        // of `entries` and of `order` for one head's block lists; even

@@ -10,8 +10,7 @@
 
 #include "cuda/error.h"
 #include "kernels/attention/cuda/cover.h"
-#include "kernels/attention/cuda/sm90/count_below.cuh"
-#include "kernels/attention/cuda/sm90/plan.h"
+#include "kernels/attention/cuda/sm90/items.h"
 
 namespace minference::kernels::cuda::sm90 {
 
@@ -19,36 +18,6 @@ namespace {
 
 constexpr int kPrepareThreads = 1024;
 constexpr int kGatherThreads = 256;
-
-// The list of entries behind those of the heads is the dense one: entry 0 lies behind every row, so that it
-// computes nothing, and entries 1, 2, .. start 64, 0, -64, .. keys from the item's first row. Without the causal rule it
-// is the same for all items: entries 1, 2, .. lead from the last key down to key 0.
-constexpr int kNothing = 0;
-constexpr int kDense = 1;
-
-// The tiles of a call without the causal rule. An even number, so that the last keys and whatever lies behind them are
-// in the first step, which is masked.
-__device__ int all_tiles(const Plan& plan) {
-  return base::round_up(base::divide_up(plan.kv_len, kTileKeys), 2);
-}
-
-__device__ Entry dense_entry(const Plan& plan, int e) {
-  return plan.causal != 0 ? Entry::relative(kItemRows - kTileKeys * e, 3)
-                          : Entry::absolute(kTileKeys * (all_tiles(plan) - e), 3);
-}
-
-__device__ int entries_at_or_before_key_zero(const Entry* entries, int count, int item_position) {
-  int low = 0, high = count;  // entries [0, low) reach key 0 or beyond
-  while (low < high) {
-    const int middle = (low + high) / 2;
-    if (entries[middle].start(item_position) + kTileKeys > 0) {
-      low = middle + 1;
-    } else {
-      high = middle;
-    }
-  }
-  return low;
-}
 
 struct HeadLists {
   const std::int32_t* tiles;
@@ -100,100 +69,6 @@ __device__ void list_relative(const HeadLists& lists, int num_tiles, const Plan&
   __syncthreads();
 }
 
-// A window's tiles: a run down from `first`, counted from the item's first row, then those of the sink.
-struct WindowTiles {
-  int first, run, sink;
-
-  static __device__ WindowTiles of(const DeviceHead& head, const Plan& plan) {
-    const int ahead = plan.causal != 0 ? 1 : (kItemRows - 2 + head.local) / kTileKeys;
-    return {ahead * kTileKeys, ahead + 1 + (kTileKeys - 2 + head.local) / kTileKeys,
-            (head.sink + kTileKeys - 1) / kTileKeys};
-  }
-
-  __device__ void list(const HeadLists& lists, const Plan& plan) const {
-    for (int e = threadIdx.x; e < min(run + sink, plan.entry_capacity); e += kPrepareThreads) {
-      lists.entries[e] = e < run ? Entry::relative(first - kTileKeys * e, 3)
-                                 : Entry::absolute(kTileKeys * (sink - 1 - (e - run)), 3);
-    }
-  }
-};
-
-__device__ Item dense_item(const Plan& plan, int item_position) {
-  const int dense_list = plan.schedule.num_kv_heads * plan.schedule.group * plan.entry_capacity;
-  Item item = {};
-  item.entries_at = dense_list + kDense;
-  item.order_at[0] = item.order_at[1] = 2 * dense_list;
-  // Down to the tile that holds key 0, and to an even number: the last one may lie before it.
-  item.num_entries =
-      plan.causal != 0 ? ((item_position + kItemRows - 1) / kTileKeys + 2) / 2 * 2 : all_tiles(plan);
-  item.tiles[0] = item.tiles[1] = item.num_entries;
-  item.first[0][1] = item.first[1][1] = 1;
-  item.local = -1;
-  // Entries start 64, 0, -64, .. from the item's first row; step 0 holds both halves' diagonals.
-  const int plain = plan.causal != 0 ? item_position / kTileKeys + 2 : item.num_entries;
-  item.plain_steps[0] = item.plain_steps[1] = plain / 2;
-  return item;
-}
-
-__device__ Item window_item(const DeviceHead& head, int list, const WindowTiles& window, const Plan& plan,
-                            int item_position) {
-  Item item = dense_item(plan, item_position);
-  item.local = head.local;
-  item.sink = head.sink;
-  const int first = item_position + window.first;
-  const bool meets_sink = first - kTileKeys * (window.run - 1) < window.sink * kTileKeys;
-  if (!meets_sink) {
-    // Those that begin behind the last key are left out.
-    const int left_out = plan.causal != 0 ? 0 : max(first + kTileKeys - plan.kv_len, 0) / kTileKeys;
-    item.entries_at = list + left_out;
-    item.num_entries = window.run + window.sink - left_out;
-  } else if (plan.causal == 0) {  // one run down to key 0
-    const int last_key = max(item_position + kItemRows - 2 + head.local, head.sink - 1);
-    const int last_tile = min(last_key, plan.kv_len - 1) / kTileKeys;
-    item.entries_at += item.num_entries - 1 - last_tile;
-    item.num_entries = last_tile + 1;
-  }
-  item.tiles[0] = item.tiles[1] = item.num_entries;
-  // Tile e is seen whole by the upper half, whose last row is the furthest, while 64 e <= local - 64. Without the causal
-  // rule up to three tiles reach behind some row's window: all steps are masked.
-  const int plain = plan.causal != 0 ? min(item.plain_steps[0], head.local / kTileKeys / 2) : 0;
-  item.plain_steps[0] = item.plain_steps[1] = plain;
-  return item;
-}
-
-__device__ Item relative_item(const HeadLists& lists, const DeviceHead& head, int list, int num_entries,
-                              const Plan& plan, int item_position) {
-  Item item = {};
-  item.entries_at = list;
-  item.order_at[0] = 2 * list;
-  item.order_at[1] = 2 * list + plan.entry_capacity;
-  item.local = -1;
-  item.num_columns = count_below(lists.columns, head.num_columns, item_position + kItemRows);
-  item.num_entries = entries_at_or_before_key_zero(lists.entries, num_entries, item_position);
-  if (item.num_columns == 0) {
-    // Each half takes one step at least; a tile that lies before key 0 computes nothing.
-    if (head.num_tiles > 0) {
-      item.num_entries = max(item.num_entries, 2);
-    } else {
-      item = dense_item(plan, item_position);
-      item.entries_at += kNothing - kDense;
-      item.num_entries = item.tiles[0] = item.tiles[1] = 1;
-      item.plain_steps[0] = item.plain_steps[1] = 0;
-      return item;
-    }
-  }
-  for (int half = 0; half < 2; ++half) {
-    item.tiles[half] = count_below(lists.order[half], head.num_tiles, item.num_entries);
-    for (int j = 0; j < min(2, head.num_tiles); ++j)
-      item.first[half][j] = static_cast<std::int16_t>(lists.order[half][j]);
-    // Of a half's tiles only the first reaches its rows, and only the last may begin before key 0.
-    const int tiles = item.tiles[half];
-    const bool clipped = tiles > 0 && item_position + half * kHalfRows + lists.tiles[tiles - 1] < 0;
-    item.plain_steps[half] = (tiles - clipped) / 2;
-  }
-  return item;
-}
-
 // One block a head, and one for the dense list and the schedule's end.
 __global__ void __launch_bounds__(kPrepareThreads) prepare_kernel(const DeviceIndex index, const Plan plan) {
   cudaTriggerProgrammaticLaunchCompletion();
@@ -204,7 +79,7 @@ __global__ void __launch_bounds__(kPrepareThreads) prepare_kernel(const DeviceIn
   if (h == num_heads) {
     for (int e = threadIdx.x; e < plan.entry_capacity; e += kPrepareThreads) {
       lists.entries[e] = dense_entry(plan, e);
-      lists.order[0][e] = e;
+      for (int half = 0; half < 2; ++half) lists.order[half][e] = dense_order(plan, half, e);
     }
     if (threadIdx.x == 0) {
       plan.items[plan.schedule.num_items()] = {.head = -1};
@@ -216,23 +91,24 @@ __global__ void __launch_bounds__(kPrepareThreads) prepare_kernel(const DeviceIn
   DeviceHead head = index.heads != nullptr ? index.heads[h] : DeviceHead{};
   head.local = min(head.local, plan.kv_len);
   head.sink = min(head.sink, plan.kv_len);
-  const WindowTiles window = WindowTiles::of(head, plan);
-  int num_entries = 0;
   if (head.form == sparse::IndexForm::blocks) return;  // prepare_blocks()
   if (head.form == sparse::IndexForm::relative) {
     list_relative(lists, head.num_tiles, plan);
-    num_entries = head.num_tiles > 0 ? lists.order[0][head.num_tiles - 1] + 1 : 0;
   } else if (head.form == sparse::IndexForm::window) {
-    window.list(lists, plan);
+    const WindowTiles window = WindowTiles::of(head, plan);
+    for (int e = threadIdx.x; e < min(window.count(), plan.entry_capacity); e += kPrepareThreads)
+      lists.entries[e] = window.entry(plan, e);
   }
+  const RelativeLists relative = {
+      lists.tiles, lists.columns, lists.entries, {lists.order[0], lists.order[1]}};
   for (int pair = threadIdx.x; pair < plan.schedule.items_per_head; pair += kPrepareThreads) {
     const int first_row = pair * kItemRows;
     const int position = plan.kv_len - plan.q_len + first_row;
     Item item;
     if (head.form == sparse::IndexForm::relative) {
-      item = relative_item(lists, head, list, num_entries, plan, position);
+      item = relative_item(relative, head, list, plan, position);
     } else if (head.form == sparse::IndexForm::window) {
-      item = window_item(head, list, window, plan, position);
+      item = window_item(head, list, plan, position);
     } else {
       item = dense_item(plan, position);
     }

@@ -72,8 +72,8 @@ __device__ __forceinline__ void produce_items_and_keys(SharedMemory<Config>& sha
   FillPosition<kItemBuffers> to;
 
   // Sends an item and its queries: they arrive together. The buffer of queries is free when every consumer has
-  // the queries of the item before in registers and has sent the output of the one before that; it then needs
-  // that one's record no more, either.
+  // the queries of the item before in registers and has sent the output of the one before that; or, where they stay
+  // in the buffer, has sent the output of the item before. It then needs the record before that no more, either.
   const auto announce = [&](int number, bool first) {
     auto& full = shared.item_full[to.slot];
     const int2 origin = *reinterpret_cast<const int2*>(plan.items + number);  // head and first row
@@ -89,8 +89,8 @@ __device__ __forceinline__ void produce_items_and_keys(SharedMemory<Config>& sha
     to.advance();
   };
   const auto claim = [&] { return static_cast<int>(gridDim.x) + atomicAdd(plan.next_item, 1); };
-  // The queries are free once both halves have passed this item's second step, which needs its first eight
-  // entries at most.
+  // Queries in registers are free once both halves have passed this item's second step, which needs its first eight
+  // entries at most; others when all of the item has been done.
   constexpr int kAnnounceAfter = 8;
 
   announce(min(num_items, static_cast<int>(blockIdx.x)), true);
@@ -101,7 +101,8 @@ __device__ __forceinline__ void produce_items_and_keys(SharedMemory<Config>& sha
     const Item item = shared.item[at.slot];
     if (item.head < 0) return;
     const int kv_head = item.head / plan.schedule.group;
-    const int announce_at = min(kAnnounceAfter, item.num_entries + item.column_tiles() - 1);
+    const int last = item.num_entries + item.column_tiles() - 1;
+    const int announce_at = Config::kQueryInRegisters ? min(kAnnounceAfter, last) : last;
     for_each_tile(item, plan, [&](int number, int start, int halves, bool is_column) {
       shared.key_empty[key.slot].wait(key.parity ^ 1);
       shared.key_start[key.slot] = start;

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <cstdint>
+
 #include "base/host_device.h"
 
 // Which keys of a tile a row may attend to: the rules behind the masks of the attention kernels, for the
@@ -38,6 +40,23 @@ struct VisibleKeys {
   MINFERENCE_HD constexpr bool holds(int key) const {
     return static_cast<unsigned>(key - begin) < length ||
            static_cast<unsigned>(key - sink_begin) < sink_length;
+  }
+
+  // Bit 4 j + e, j < 8, e < 2: whether it holds key 8 j + e. Those are a thread's keys of a row in the results of matrix
+  // instructions.
+  MINFERENCE_HD constexpr std::uint32_t pairs() const {
+    return pairs_from_to(begin, length) | pairs_from_to(sink_begin, sink_length);
+  }
+
+ private:
+  static MINFERENCE_HD constexpr std::uint32_t pairs_from_to(int begin, unsigned length) {
+    return pairs_before(begin + static_cast<int>(length)) & ~pairs_before(begin);
+  }
+  static MINFERENCE_HD constexpr std::uint32_t pairs_before(int key) {
+    return (0x11111111u & low_nibbles((key + 7) >> 3)) | (0x22222222u & low_nibbles((key + 6) >> 3));
+  }
+  static MINFERENCE_HD constexpr std::uint32_t low_nibbles(int count) {
+    return count >= 8 ? ~0u : count <= 0 ? 0u : (1u << 4 * count) - 1;
   }
 };
 

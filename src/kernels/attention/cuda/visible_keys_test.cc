@@ -48,6 +48,24 @@ TEST(VisibleKeys, HoldsWhatTheDefinitionSays) {
   });
 }
 
+TEST(VisibleKeys, PairsSayWhatItHolds) {
+  for (int position : {0, 1, 7, 8, 40, 200}) {
+    for (int local : {-1, 1, 5, 33, 60}) {
+      for (int sink : {0, 3, 16}) {
+        for (int first_key = -70; first_key < 210; ++first_key) {
+          const VisibleKeys visible =
+              VisibleKeys::of(position, {local, local < 0 ? 0 : sink}, position + 1, first_key);
+          for (int j = 0; j < 8; ++j)
+            for (int e = 0; e < 4; ++e)
+              ASSERT_EQ(visible.pairs() >> (4 * j + e) & 1u, e < 2 && visible.holds(8 * j + e) ? 1u : 0u)
+                  << "position " << position << " local " << local << " sink " << sink << " first_key "
+                  << first_key;
+        }
+      }
+    }
+  }
+}
+
 TEST(VisibleKeys, NothingBeforeKeyZeroIsVisible) {
   const VisibleKeys visible = VisibleKeys::of(199, {-1, 0}, 200, -57);
   EXPECT_FALSE(visible.holds(56));

@@ -27,12 +27,7 @@ inline constexpr KeptScores kKeepAll = ~KeptScores{0};
 
 // visible: of the thread's two rows, counted from its first key.
 __device__ __forceinline__ KeptScores keep_keys(const VisibleKeys (&visible)[2]) {
-  KeptScores kept = 0;
-#pragma unroll
-  for (int i = 0; i < kTileScores; ++i) {
-    if (visible[i % 4 / 2].holds(i / 4 * 8 + i % 2)) kept |= 1u << i;
-  }
-  return kept;
+  return visible[0].pairs() | visible[1].pairs() << 2;
 }
 
 template <int Tiles>

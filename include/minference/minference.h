@@ -319,6 +319,24 @@ typedef struct minference_attention_args {
 MINFERENCE_API minference_status minference_attention(minference_context* context,
                                                       const minference_attention_args* args);
 
+/* ---- Paged caches ---------------------------------------------------------------------------------------------------- */
+
+/* Keys or values of one sequence, from a host's pool of pages that hold them in an order of its own: element (token, dim)
+ * of a page and head lies at token_offsets[token] + dim_offsets[dim] of its `elements`. */
+typedef struct minference_gather_args {
+  size_t struct_size;
+  minference_tensor pages;      /* [num_pages, Hkv, 1, elements] f32, f16 or bf16: the pool */
+  const int32_t* token_offsets; /* [page_size] */
+  int64_t page_size;            /* tokens, at least 1 */
+  const int32_t* dim_offsets;   /* [D] */
+  const int32_t*
+      table; /* [table_size]: the sequence's pages, in order; those after its last may be anything */
+  int64_t table_size;
+  minference_tensor out; /* [1, Hkv, kv_len, D] of the pool's dtype */
+} minference_gather_args;
+MINFERENCE_API minference_status minference_gather(minference_context* context,
+                                                   const minference_gather_args* args);
+
 /* ---- Offline search (arXiv 2407.02490, Algorithm 1): what head patterns cost and lose on given tensors ---------------- */
 
 /* What one pattern does in one head, against dense attention by the same kernel. Comes in arrays and never changes. */

@@ -250,3 +250,31 @@ def select(column_sums, diagonal_sums, heads):
         [row[:count].copy() for row, count in zip(columns, column_counts)],
         [row[:count].copy() for row, count in zip(offsets, offset_counts)],
     )
+
+
+def gather(pages, token_offsets, dim_offsets, table, length):
+    """The first `length` tokens of one sequence in a paged cache, ``[num_heads, length, head_dim]``, contiguous.
+
+    Parameters
+    ----------
+    pages : array
+        ``[num_pages, num_heads, elements]``: the pool; what one page holds of one head lies in an order of the host's own.
+    token_offsets, dim_offsets : array
+        int32 ``[page_size]`` and ``[head_dim]``, contiguous: element (token, dim) lies at the sum of both.
+    table : array
+        int32, contiguous: the sequence's pages in order, and perhaps more.
+    """
+    arrays = arrays_of(pages, "pages")
+    out = arrays.empty((1, pages.shape[1], length, len(dim_offsets)), pages)
+    pages, pages_tensor = arrays.describe(pages[:, :, None], "pages")
+    args = _library.GatherArgs(
+        pages=pages_tensor,
+        token_offsets=arrays.address(token_offsets),
+        page_size=len(token_offsets),
+        dim_offsets=arrays.address(dim_offsets),
+        table=arrays.address(table),
+        table_size=len(table),
+        out=arrays.describe(out, "out")[1],
+    )
+    _library.load().gather(_context.current(), args)
+    return out[0]

@@ -186,6 +186,19 @@ class AttentionArgs(Sized):
     ]
 
 
+class GatherArgs(Sized):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("pages", Tensor),
+        ("token_offsets", c_void_p),
+        ("page_size", c_int64),
+        ("dim_offsets", c_void_p),
+        ("table", c_void_p),
+        ("table_size", c_int64),
+        ("out", Tensor),
+    ]
+
+
 class ScorePatternsArgs(Sized):
     _fields_ = [
         ("struct_size", c_size_t),
@@ -252,6 +265,7 @@ _PROTOTYPES = {
     "index_num_heads": (c_int64, [c_void_p]),
     "index_get": (STATUS, [c_void_p, c_int64, POINTER(IndexHead)]),
     "attention": (STATUS, [c_void_p, POINTER(AttentionArgs)]),
+    "gather": (STATUS, [c_void_p, POINTER(GatherArgs)]),
     "score_patterns": (STATUS, [c_void_p, POINTER(ScorePatternsArgs), c_void_p]),
     "fit_patterns": (STATUS, [c_void_p, POINTER(FitArgs), c_void_p]),
 }

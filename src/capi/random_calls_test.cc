@@ -47,7 +47,7 @@ class RandomCalls {
         &RandomCalls::index_create,  &RandomCalls::vertical_slash, &RandomCalls::index_get,
         &RandomCalls::attention,     &RandomCalls::score_patterns, &RandomCalls::fit_patterns,
         &RandomCalls::make_patterns, &RandomCalls::use_patterns,   &RandomCalls::context_create,
-        &RandomCalls::kernel_name};
+        &RandomCalls::kernel_name,   &RandomCalls::gather};
     (this->*kFunctions[static_cast<std::size_t>(i) % std::size(kFunctions)])();
   }
 
@@ -267,6 +267,43 @@ class RandomCalls {
     expect_refused(minference_attention(context, args_pointer));
     expect_unwritten(result.out);
     expect_unwritten(result.lse);
+  }
+
+  void gather() {
+    // Four pages of 16 tokens of the layer's keys, whose dims lie side by side; the sequence has 40 tokens.
+    std::vector<std::int32_t> token_offsets(16), dim_offsets(64), table = {3, 0, 2};
+    for (int t = 0; t < 16; ++t) token_offsets[t] = 64 * t;
+    for (int d = 0; d < 64; ++d) dim_offsets[d] = d;
+    std::vector<float> pool(4 * 2 * 16 * 64, 1), out(2 * 40 * 64, NAN);
+    minference_gather_args args{
+        .struct_size = sizeof args,
+        .pages = {pool.data(), {4, 2, 1, 1024}, {2048, 1024, 1024, 1}, MINFERENCE_F32, 0},
+        .token_offsets = token_offsets.data(),
+        .page_size = 16,
+        .dim_offsets = dim_offsets.data(),
+        .table = table.data(),
+        .table_size = 3,
+        .out = {out.data(), {1, 2, 40, 64}, {5120, 2560, 64, 1}, MINFERENCE_F32, 0}};
+    const auto* args_pointer = &args;
+    auto* context = context_.get();
+    spoil({[&] { return spoil_size(random_, args); },
+           [&] { return spoil_tensor(random_, args.pages, "pages", {2}); },
+           [&] { return wrong("pages.shape[3]", args.pages.shape[3], pick(random_, 0, 1023)); },
+           [&] {
+             return spoil_tensor(random_, args.out, "out", {0, 1}, true);
+           },
+           [&] { return wrong("token_offsets", args.token_offsets, nullptr); },
+           [&] { return wrong("token_offsets[7]", token_offsets[7], outside32(random_, 0, INT32_MAX)); },
+           [&] { return wrong("page_size", args.page_size, -pick(random_, 0, INT64_MAX)); },
+           [&] { return wrong("dim_offsets", args.dim_offsets, nullptr); },
+           [&] { return wrong("dim_offsets[9]", dim_offsets[9], outside32(random_, 0, INT32_MAX)); },
+           [&] { return wrong("table", args.table, nullptr); },
+           [&] { return wrong("table[1]", table[1], outside32(random_, 0, 3)); },
+           [&] { return wrong("table_size", args.table_size, 2 - pick(random_, 0, INT64_MAX)); },
+           [&] { return wrong("context", context, nullptr); },
+           [&] { return wrong("args", args_pointer, nullptr); }});
+    expect_refused(minference_gather(context, args_pointer));
+    expect_unwritten(out);
   }
 
   void score_patterns() {

@@ -2,38 +2,52 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 
-
-def _plain(blocks, block_size, head_dim):
-    """[.., block_size, head_dim]"""
-    return blocks.unflatten(-1, (block_size, head_dim))
-
-
-def _transposed(blocks, block_size, head_dim):
-    """[.., head_dim, block_size]"""
-    return blocks.unflatten(-1, (head_dim, block_size)).transpose(-1, -2)
-
-
-def _amx_key(blocks, block_size, head_dim):
-    """[.., block_size / 16, head_dim / 2, 16, 2]: 16 tokens side by side, as AMX wants its second operand."""
-    tiles = blocks.unflatten(-1, (block_size // 16, head_dim // 2, 16, 2))
-    return tiles.transpose(-3, -2).flatten(-2).flatten(-3, -2)
-
-
-def _amx_value(blocks, block_size, head_dim):
-    """[.., head_dim / 16, block_size / 2, 16, 2]"""
-    tiles = blocks.unflatten(-1, (head_dim // 16, block_size // 2, 16, 2))
-    return tiles.movedim((-3, -1, -4, -2), (-4, -3, -2, -1)).flatten(-2).flatten(-3, -2)
-
+from .. import _calls
 
 # How each of the backend's kernels ("isa") packs a block's keys and its values: block_size * head_dim numbers, the keys'
-# before the values'. Functions give them back as [.., block_size, head_dim].
+# before the values'. Functions of block_size and head_dim, and of a token and a dim, which are tensors; a number lies at
+# the sum of the token's and the dim's.
+
+
+def _rows(block_size, head_dim):
+    """[block_size, head_dim]"""
+    return lambda token: token * head_dim, lambda dim: dim
+
+
+def _columns(block_size, head_dim):
+    """[head_dim, block_size]"""
+    return lambda token: token, lambda dim: dim * block_size
+
+
+def _pairs_of_dims(block_size, head_dim):
+    """[block_size / 16, head_dim / 2, 16, 2]: 16 tokens side by side, as AMX wants its second operand."""
+    return lambda token: token // 16 * 16 * head_dim + token % 16 * 2, lambda dim: dim // 2 * 32 + dim % 2
+
+
+def _pairs_of_tokens(block_size, head_dim):
+    """[head_dim / 16, block_size / 2, 16, 2]"""
+    return lambda token: token // 2 * 32 + token % 2, lambda dim: dim // 16 * 16 * block_size + dim % 16 * 2
+
+
 PACKINGS = {
-    "vec": (_transposed, _plain),
-    "vec16": (_transposed, _plain),
-    "amx": (_amx_key, _amx_value),
+    "vec": (_columns, _rows),
+    "vec16": (_columns, _rows),
+    "amx": (_pairs_of_dims, _pairs_of_tokens),
 }
+
+
+@functools.cache
+def _offsets(packing, block_size, head_dim):
+    """Where a block's keys and its values lie: pairs of int32 ``[block_size]`` and ``[head_dim]``."""
+    counts = (block_size, head_dim)
+    return [
+        [of(torch.arange(count)).int() for of, count in zip(order(*counts), counts)]
+        for order in PACKINGS[packing]
+    ]
 
 
 def gather(kv_cache, block_ids, length, packing):
@@ -45,22 +59,18 @@ def gather(kv_cache, block_ids, length, packing):
         ``[num_blocks, num_kv_heads, block_size, 2 * head_dim]``, each ``[block_size, 2 * head_dim]`` contiguous and
         filled as PACKINGS says.
     block_ids : torch.Tensor
-        The sequence's blocks in order, integers ``[at least ceil(length / block_size)]``.
+        The sequence's blocks in order, int32 ``[at least ceil(length / block_size)]``, contiguous.
     packing : str
         A key of PACKINGS.
 
     Returns
     -------
     key, value : torch.Tensor
-        ``[num_kv_heads, length, head_dim]``, copies, head_dim contiguous.
+        ``[num_kv_heads, length, head_dim]``, copies.
     """
-    _, num_kv_heads, block_size, both = kv_cache.shape
-    head_dim = both // 2
-    num_blocks = -(-length // block_size)
-    blocks = kv_cache.flatten(2).index_select(0, block_ids[:num_blocks]).transpose(0, 1)
-    gathered = []
-    for part, unpack in zip(blocks.tensor_split(2, dim=2), PACKINGS[packing]):
-        out = torch.empty(num_kv_heads, num_blocks, block_size, head_dim, dtype=kv_cache.dtype)
-        out.copy_(unpack(part, block_size, head_dim))
-        gathered.append(out.flatten(1, 2)[:, :length])
-    return tuple(gathered)
+    block_size, head_dim = kv_cache.shape[2], kv_cache.shape[3] // 2
+    parts = kv_cache.flatten(2).tensor_split(2, dim=2)
+    return tuple(
+        _calls.gather(part, *offsets, block_ids, length)
+        for part, offsets in zip(parts, _offsets(packing, block_size, head_dim))
+    )

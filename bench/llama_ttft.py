@@ -165,16 +165,14 @@ PARTS = {
 
 def write(args, part: str, measured: list[dict]) -> None:
     """Adds rows to the result file, in place of those of the same settings."""
-    path = args.output / f"llama_{part}.json"
-    settings = [tuple(row[key] for key in KEYS) for row in measured]
-    kept = json.loads(path.read_text())["rows"] if path.exists() else []
-    rows = [row for row in kept if tuple(row[key] for key in KEYS) not in settings] + measured
+    name = f"llama_{part}"
+    rows = ttft.with_earlier(args.output, name, measured, KEYS)
     order = list(PATTERNS)
     rows.sort(
         key=lambda row: (row["tokens"], row["ubatch"], row["cache"] != "f16", order.index(row["attention"]))
     )
     compare(rows)
-    ttft.write(args.output, path.stem, PARTS[part][0], args.threads, rows)
+    ttft.write(args.output, name, PARTS[part][0], args.threads, rows)
 
 
 def main() -> None:

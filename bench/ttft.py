@@ -95,3 +95,12 @@ def write(folder: Path, name: str, title: str, threads: int, rows: list[dict]) -
     path = folder / f"{name}.json"
     path.write_text(json.dumps(describe(title, threads, rows), indent=2) + "\n", encoding="utf-8")
     print(path)
+
+
+def with_earlier(folder: Path, name: str, rows: list[dict], keys: tuple[str, ...]) -> list[dict]:
+    """These rows after those of an earlier result file, if there is one, that have other values of `keys`."""
+    path = folder / f"{name}.json"
+    settings = lambda row: [row.get(key) for key in keys]  # noqa: E731
+    measured = [settings(row) for row in rows]
+    earlier = json.loads(path.read_text())["rows"] if path.exists() else []
+    return [row for row in earlier if settings(row) not in measured] + rows

@@ -4,7 +4,7 @@
     build/engines/vllm/bin/python bench/vllm_ttft.py                   # all parts at 32K tokens; made by make test-engines-vllm
     build/engines/vllm/bin/python bench/vllm_ttft.py --parts short --pairs 31
 
-Parts, each written to OUTPUT/vllm_PART.json:
+Parts, each written to OUTPUT/vllm_PART.json, rows of the same settings replaced:
     first_token   time to first token, prompts computed in chunks and in one piece, attentions in turn; density, kept mass
     answers       needle prompts answered right
     short         prompts of 16 to 2048 tokens, patched and unpatched in turn: median ratio, bootstrap interval
@@ -32,6 +32,8 @@ from minference.needle.prompts import answer_tokens
 
 # "floor" leaves attention out: see vllm_floor.py. "vllm" is the engine's own.
 ATTENTIONS = ("floor", "minference", "adaptive", "dense", "vllm")
+# Rows that differ in one of these stand beside each other in a result file.
+KEYS = ("tokens", "chunk", "attention", "decoding")
 
 
 class Engine:
@@ -164,7 +166,7 @@ def answers(args) -> list[dict]:
                 with engine.attention(name):
                     answers = engine.generate(prompts, max(map(len, expected)))
                 right = sum(got[: len(wanted)] == wanted for got, wanted in zip(answers, expected))
-                rows.append({"length": args.length, "chunk": min(engine.chunk, args.length)})
+                rows.append({"tokens": args.length, "chunk": min(engine.chunk, args.length)})
                 rows[-1] |= {"attention": name, "right": right, "prompts": count}
                 print(rows[-1], file=sys.stderr, flush=True)
     return rows
@@ -262,7 +264,10 @@ def main() -> None:
     )
     for part in args.parts:
         title, measure = PARTS[part]
-        ttft.write(args.output, f"vllm_{part}", title, args.threads, measure(args))
+        rows = ttft.with_earlier(args.output, f"vllm_{part}", measure(args), KEYS)
+        # One piece, the largest chunk, last.
+        rows.sort(key=lambda row: (row["tokens"], row.get("chunk", 0)))
+        ttft.write(args.output, f"vllm_{part}", title, args.threads, rows)
 
 
 # The engine's processes load this file again.

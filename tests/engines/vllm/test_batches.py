@@ -123,12 +123,14 @@ def test_mixed_batches(engine, calls):
 
 
 def test_a_prefix_from_the_cache(engine, calls):
-    whole = prompt(2500, 20)
-    first = generate(engine, [whole])
+    other = prompt(2500, 20)
+    alone = generate(engine, [other])
+    assert engine.reset_prefix_cache()
+    # Another prompt's first 2000 tokens are cached: 15 full blocks of 128.
+    generate(engine, [{"prompt_token_ids": other["prompt_token_ids"][:2000]}])
     calls.clear()
-    assert generate(engine, [whole]) == first
-    # 19 full blocks of 128 tokens.
-    assert steps(calls)[0] == Call([(68, 2500)], [0])
+    assert generate(engine, [other]) == alone
+    assert steps(calls)[0] == Call([(580, 2500)], [0])
 
 
 @pytest.mark.parametrize("attn_type", ["hf", "dense", "vllm"])

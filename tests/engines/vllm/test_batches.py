@@ -154,6 +154,7 @@ def test_records_what_each_layer_computed(engine):
     with record(engine, kept_mass=True) as report:
         generate(engine, [prompt(2500, 50)])
     unrecorded = generate(engine, [prompt(2500, 51)])
+    assert engine.reset_prefix_cache()
     with record(engine):
         assert generate(engine, [prompt(2500, 51)]) == unrecorded
     restore(engine)

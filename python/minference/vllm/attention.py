@@ -10,8 +10,10 @@ from vllm import _custom_ops, envs
 from .. import _calls
 from .paged import gather
 
-# Chunks of fewer rows stay with the engine, whose kernel is as fast there (docs/engines/vllm.md, "Measured").
-MIN_ROWS = 256
+# Chunks of fewer rows, or with less to compute than a prompt of 512 tokens, stay with the engine: a call of the library
+# costs more than it saves there (docs/engines/vllm.md, "Measured").
+MIN_ROWS = 128
+MIN_PRODUCT = 512 * 512  # rows times keys
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +36,10 @@ class _Chunk:
         return self.end - self.begin
 
     @property
+    def is_long(self):
+        return self.q_len >= MIN_ROWS and self.q_len * self.kv_len >= MIN_PRODUCT
+
+    @property
     def sequences(self):
         return [(0, 0, self.q_len, 0, self.kv_len)]
 
@@ -54,8 +60,8 @@ class _Batch:
     def __init__(self, metadata, impl, layer, dtype):
         begins, kv_lens = metadata.query_start_loc.tolist(), metadata.seq_lens.tolist()
         chunks = [_Chunk(i, begins[i], begins[i + 1], kv_len) for i, kv_len in enumerate(kv_lens)]
-        self.taken = [chunk for chunk in chunks if chunk.q_len >= MIN_ROWS]
-        left = [chunk for chunk in chunks if 0 < chunk.q_len < MIN_ROWS]
+        self.taken = [chunk for chunk in chunks if chunk.is_long]
+        left = [chunk for chunk in chunks if chunk.q_len > 0 and not chunk.is_long]
         self.rows = self.rest = None
         if self.taken and left:
             self.rows = torch.cat([torch.arange(chunk.begin, chunk.end) for chunk in left])
@@ -149,13 +155,16 @@ class LayerAttention:
         """vLLM's contract: query and output ``[num_tokens, num_query_heads, head_dim]``, key and value ``[num_tokens,
         num_kv_heads, head_dim]``, already in the cache too. The result is what `output` holds afterwards.
         """
+        batch = None
         if (
-            attn_metadata is None
-            or attn_metadata.max_query_len < MIN_ROWS
-            or attn_metadata.causal is not True
-            or output_scale is not None
-            or output_block_scale is not None
+            attn_metadata is not None
+            and attn_metadata.max_query_len >= MIN_ROWS
+            and attn_metadata.causal is True
+            and output_scale is None
+            and output_block_scale is None
         ):
+            batch = _Batch.of(attn_metadata, self._impl, layer, query.dtype)
+        if batch is None or not batch.taken:
             return self._dense(
                 layer,
                 query,
@@ -167,7 +176,6 @@ class LayerAttention:
                 output_scale,
                 output_block_scale,
             )
-        batch = _Batch.of(attn_metadata, self._impl, layer, query.dtype)
         for chunk in batch.taken:
             self._prefill(chunk, query, key, value, kv_cache, attn_metadata.block_table, layer.isa, output)
         if batch.rest is not None:

@@ -12,7 +12,7 @@ from vllm.model_executor.models.utils import extract_layer_index
 from .._context import use_openmp_threads
 from ..report import LayerReport, Recorder
 from ..serving import slice_of_rank
-from .attention import MIN_ROWS, LayerAttention
+from .attention import LayerAttention
 from .rules import refusal
 
 # A name below vLLM's own, so that the engine's logging configuration holds.
@@ -53,9 +53,7 @@ def enable(vllm_config, layers, fallback, share_index, names=None):
             refused[reason] = refused.get(reason, 0) + 1
     if taken:
         _logger.info(
-            "MInference prefills chunks of at least %d tokens in %d layers; shorter ones and decoding run as before.",
-            MIN_ROWS,
-            taken,
+            "MInference prefills long chunks in %d layers; short ones and decoding run as before.", taken
         )
     for reason in refused:
         # Models of several kinds of layers come here once a kind.

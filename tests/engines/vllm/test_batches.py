@@ -104,16 +104,22 @@ def test_chunks_begin_anywhere(engine, calls):
 
 
 def test_short_prompts_and_decoding_stay_with_the_engine(engine, calls):
-    generate(engine, [prompt(attention.MIN_ROWS - 1, 1)])
+    generate(engine, [prompt(511, 1)])
     assert not any(call.taken for call in calls)
-    generate(engine, [prompt(attention.MIN_ROWS, 2)])
+    generate(engine, [prompt(512, 2)])
     assert any(call.taken for call in calls)
+
+
+@pytest.mark.parametrize("rows, taken", [(127, []), (128, [0])])
+def test_short_chunks_after_many_tokens(engine, calls, rows, taken):
+    generate(engine, [prompt(2 * CHUNK + rows, 3)], 1)
+    assert steps(calls)[-1] == Call([(rows, 2 * CHUNK + rows)], taken)
 
 
 def test_mixed_batches(engine, calls):
     """Chunks of several requests, decoding requests and short prompts, all in one batch."""
     parameters = [SamplingParams(temperature=0, max_tokens=n, ignore_eos=True) for n in (12, 12, 3, 3, 3)]
-    prompts = [prompt(n, 10 + n) for n in (300, 20, 2300, 40, 1111)]
+    prompts = [prompt(n, 10 + n) for n in (300, 20, 2100, 40, 1111)]
     engine.generate(prompts, parameters, use_tqdm=False)
     mixed = [call for call in steps(calls) if call.taken and len(call.taken) < len(call.requests)]
     assert any(1 in dict(call.requests) for call in mixed)

@@ -128,7 +128,7 @@ def test_only_the_layers_that_are_computed_are_taken(start):
         MInference("dense")(llm)
         assert generate(llm) == expected
         MInference("dense")(restore(llm))
-    taken = "MInference prefills chunks of at least 256 tokens in 2 layers; shorter ones and decoding run as before."
+    taken = "MInference prefills long chunks in 2 layers; short ones and decoding run as before."
     assert messages == [taken, *leaves("a sliding window of 512"), taken]
 
 

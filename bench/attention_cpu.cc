@@ -24,6 +24,7 @@
 #include <vector>
 
 #include "bare_instruction.h"
+#include "base/aligned_buffer.h"
 #include "kernels/attention/attention.h"
 #include "synthetic_heads.h"
 
@@ -91,7 +92,7 @@ double median(std::vector<double> values) {
 struct Heads {
   std::int64_t length, head_dim;
   SyntheticHeads inputs;
-  std::vector<std::uint16_t> out;
+  base::AlignedBuffer<std::uint16_t> out;  // as hosts' tensors are
 
   Heads(std::int64_t n, std::int64_t dim)
       : length(n),

@@ -23,7 +23,7 @@ using base::bfloat16;
 // Row slices of query heads of one KV head that a worker takes through the keys together, so that the packed keys
 // and values they share come from L3 once: as many heads as there are, then neighbouring row slices, whose tiles
 // overlap.
-constexpr std::int64_t kSlicesTogether = 8;
+constexpr std::int64_t kSlicesTogether = 16;
 // Items that each worker should find, so that all end at about the same time.
 constexpr std::int64_t kItemsAWorker = 8;
 

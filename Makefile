@@ -56,10 +56,10 @@ test-web: .venv/web-tests ## The web page, in a headless Chromium
 	@$(VENV)/python -m pytest tests/web
 
 .PHONY: test-engines
-test-engines: test-engines-vllm test-engines-llama test-engines-harness ## The engines that people run, each in an environment of its own (minutes, gigabytes)
+test-engines: test-engines-vllm test-engines-llama test-engines-sglang test-engines-harness ## The engines that people run, each in an environment of its own (minutes, gigabytes)
 
-# Those that are installed by pip, in build/engines/NAME. A process a file: vLLM reads its environment once.
-PIP_ENGINES := vllm harness
+# Those that are installed by pip, in build/engines/NAME. A process a file: engines read their environment once.
+PIP_ENGINES := vllm sglang harness
 .PHONY: $(PIP_ENGINES:%=test-engines-%)
 $(PIP_ENGINES:%=test-engines-%): test-engines-%: build/engines/%/installed
 	$(call say,"Tests in $*")
@@ -196,6 +196,7 @@ $(PIP_ENGINES:%=build/engines/%/bin/python): build/engines/%/bin/python: | build
 	@$(PYTHON) -m venv build/engines/$*
 
 build/engines/vllm/environment: tests/engines/vllm/requirements-nodeps.txt
+build/engines/sglang/environment: tests/engines/sglang/requirements-nodeps.txt tests/engines/vllm/requirements.txt
 $(PIP_ENGINES:%=build/engines/%/environment): build/engines/%/environment: tests/engines/%/requirements.txt | build/engines/%/bin/python
 	$(call say,"$* and what it needs")
 	@cd tests/engines/$* && $(abspath $|) -m pip install --disable-pip-version-check -r requirements.txt 'scikit-build-core>=0.10,<2'

@@ -45,10 +45,12 @@ share() { # FOLDER SECONDS SEED SAMPLES ARGUMENTS...
 # Puts what the processes have made into FOLDER; a killed one may have left half a line.
 join() { # FOLDER
   local folder=$1
-  [ -e "$folder/shares" ] || return 0
-  cp "$folder"/shares/0/run.json "$folder/" &&
+  local runs=("$folder"/shares/*/run.json)
+  # Processes stopped before their first sample have made nothing.
+  if [ ! -e "${runs[0]}" ]; then rm -rf "$folder/shares" && return; fi
+  cp "${runs[0]}" "$folder/" && touch "$folder/shares/0/samples.jsonl" &&
     touch "$folder/samples.jsonl" &&
-    grep -h '}$' "$folder/samples.jsonl" "$folder"/shares/*/samples.jsonl | sort -u >"$folder/samples.jsonl.new" &&
+    { grep -h '}$' "$folder/samples.jsonl" "$folder"/shares/*/samples.jsonl || true; } | sort -u >"$folder/samples.jsonl.new" &&
     mv "$folder/samples.jsonl.new" "$folder/samples.jsonl" &&
     rm -r "$folder/shares"
 }
@@ -56,7 +58,7 @@ join() { # FOLDER
 evaluate() { # NAME TITLE_OF_RESULT LENGTH SAMPLES ARGUMENTS...
   local folder=$output/$1 result=$output/$2.json length=$(($3 / scale)) samples=${PROMPTS:-$4}
   shift 4
-  local left each process first
+  local left each process first pid pids=()
   left=$(remaining)
   [ "$left" -gt 0 ] || return 0
   echo "== $folder: $length tokens, $samples prompts a task, ${left} s left"
@@ -69,8 +71,9 @@ evaluate() { # NAME TITLE_OF_RESULT LENGTH SAMPLES ARGUMENTS...
     CUDA_VISIBLE_DEVICES=${gpus[process % ${#gpus[@]}]} share "$folder/shares/$process" "$left" "$first" \
       "$((samples - first < each ? samples - first : each))" --lengths "$length" --prompt-workers "$((workers > 0 ? workers : 0))" \
       --mass-samples "$((process == 0))" "$@" &
+    pids+=($!)
   done
-  wait
+  for pid in "${pids[@]}"; do wait "$pid" || status=1; done
   tail -qn 1 "$folder"/shares/*.log
   join "$folder" || { status=1; return; }
   # The summary: this run finds every sample made.

@@ -98,9 +98,15 @@ def write(folder: Path, name: str, title: str, threads: int, rows: list[dict]) -
 
 
 def with_earlier(folder: Path, name: str, rows: list[dict], keys: tuple[str, ...]) -> list[dict]:
-    """These rows after those of an earlier result file, if there is one, that have other values of `keys`."""
+    """These rows after those of an earlier result file, if there is one, that have other values of `keys`.
+
+    Each earlier row keeps the command and commit that it was measured with, in fields of its own.
+    """
     path = folder / f"{name}.json"
+    if not path.exists():
+        return rows
     settings = lambda row: [row.get(key) for key in keys]  # noqa: E731
     measured = [settings(row) for row in rows]
-    earlier = json.loads(path.read_text())["rows"] if path.exists() else []
-    return [row for row in earlier if settings(row) not in measured] + rows
+    earlier = json.loads(path.read_text(encoding="utf-8"))
+    origin = {key: earlier[key] for key in ("command", "commit") if key in earlier}
+    return [{**origin, **row} for row in earlier["rows"] if settings(row) not in measured] + rows

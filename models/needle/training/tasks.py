@@ -289,7 +289,7 @@ class Tasks:
         return facts, questions
 
     def _hidden(self, length: int, head: Piece, facts, questions, tail: Piece, noise_share: float) -> Piece:
-        """Exactly `length` tokens: the head, text with the facts, the questions, the tail."""
+        """Exactly `length` tokens: the head, text with the facts, the questions, the tail. The first fact always stays."""
         rng = self.rng
         inserts = []
         for place, text in facts:
@@ -308,7 +308,7 @@ class Tasks:
                 last.append(piece)
         room = length - len(head.ids) - len(tail.ids)
         room -= sum(len(piece.ids) for piece in [piece for _, piece in inserts] + last)
-        while room < 16 and (last or inserts):
+        while room < 16 and (last or len(inserts) > 1):
             # Short documents may be too full.
             room += len((last.pop() if last else inserts.pop()[1]).ids)
         text, kind = self._haystack(room, noise_share)
@@ -366,7 +366,10 @@ class Tasks:
         facts: list[tuple[float, str]] = []
         count = rng.choice([1, 2, 4, 4, 4, rng.randint(2, max(2, min(24, length // 60)))])
         magics = [self._magic(facts) for _ in range(count)]
-        key, value, _ = magics.pop(rng.randrange(len(magics)))
+        asked = rng.randrange(len(magics))
+        key, value, _ = magics.pop(asked)
+        # The tail asks for this fact, so it must stay when others make room.
+        facts.insert(0, facts.pop(asked))
         head = self._head(
             f"Read the following text and answer this question at its end: What is the special magic number for {key}?\n"
         )

@@ -5,7 +5,7 @@ import os
 import re
 import subprocess
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from itertools import product
 from pathlib import Path
 
@@ -23,7 +23,7 @@ sys.path.insert(0, str(FOLDER))
 
 import train  # noqa: E402
 from training import evaluation, network, tokenizer  # noqa: E402
-from training.tasks import CLASSES, COMMON, KINDS, LINK, TEXT, VALUES, Tasks  # noqa: E402
+from training.tasks import CLASSES, COMMON, KINDS, LINK, MAGIC, TEXT, VALUES, Tasks  # noqa: E402
 
 EVEN = (1.0,) * len(KINDS)
 
@@ -120,6 +120,31 @@ def test_every_answer_follows_from_the_text(bpe, tasks, kind, length):
                 assert answer == wanted[len(given)]
             asked[name] += 1
     assert asked, kind
+
+
+def test_a_key_that_is_asked_for_has_one_number_in_a_sequence(bpe, tasks):
+    mix = [float(kind in ("records", "facts", "early")) for kind in KINDS]
+    asked = 0
+    for seed in range(200):
+        tasks.reseed(f"keys {seed}")
+        piece = tasks.sequence(8192, mix)
+        numbers = defaultdict(set)
+        text = bpe.decode(piece.ids, skip_special_tokens=False)
+        for key, number in re.findall(r"The special magic number for (\w+) is: (\w+)\.", text):
+            numbers[key].add(number)
+        for at in np.flatnonzero(np.diff(np.array(piece.classes) == MAGIC, prepend=False)):
+            if piece.classes[at] == MAGIC:
+                key = re.findall(r"(\w+) is:", bpe.decode(piece.ids[at - 24 : at]))[-1]
+                assert len(numbers[key]) == 1, key
+                asked += 1
+    assert asked > 300
+
+
+def test_new_words_remain_when_a_sequence_has_had_all(tasks):
+    tasks.reseed("words")
+    tasks.used = set(WORDS)
+    words = [tasks._word() for _ in range(100)]
+    assert len(set(words)) == 100 and not set(words) & set(WORDS)
 
 
 def test_choices_are_the_answers_not_given_yet(bpe, tasks):

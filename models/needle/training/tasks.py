@@ -17,6 +17,7 @@ text     plain language modelling
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 from dataclasses import dataclass, field
@@ -132,9 +133,10 @@ class Tasks:
         return int(math.exp(self.rng.uniform(0, math.log(max(most, 2) + 1))))
 
     def _word(self) -> str:
-        """One that the sequence has not had."""
-        while True:
-            word = self.rng.choice(WORDS if self.rng.random() < 0.7 else self.other_words)
+        """One that the sequence has not had; after many tries two in one, as it may have had them all."""
+        for attempt in itertools.count():
+            words = WORDS if self.rng.random() < 0.7 else self.other_words
+            word = self.rng.choice(words) + (self.rng.choice(words) if attempt > 50 else "")
             if word not in self.used:
                 self.used.add(word)
                 return word
@@ -232,10 +234,11 @@ class Tasks:
     def _block(self, facts):
         """A few records in one place."""
         kind = self.rng.choice([KV_WORD, KV_HEX])
-        records = [self._record(kind) for _ in range(self.rng.randint(2, 12))]
+        drawn = [self._record(kind) for _ in range(self.rng.randint(2, 12))]
+        records = [record for record in drawn if record]
         place = self.rng.random()
         facts.append((place, "".join(line for line, _ in records)))
-        return [self.rng.choice(records)[1]]
+        return [self.rng.choice(records)[1]] if records else []
 
     def _chain(self, facts):
         number, names = self._number(5), [self._word() for _ in range(self.rng.choice([2, 3, 4, 5, 5, 5, 6]))]
@@ -457,20 +460,20 @@ class Tasks:
         head.append(copies[1])
         return head
 
-    def _record(self, kind: int, words: list[str] | None = None) -> tuple[str, Question]:
-        if kind == MAGIC:
-            hexadecimal = self.record_values == _HEX
-            key = self._hex() if hexadecimal else f"{self.rng.choice(WORDS)}"
-            value = self._hex() if hexadecimal else self._number()
-            return Embedded.fact(key, value, "numbers"), self._magic_question([key], [value], MAGIC, 0.0)
-        if kind == KV_HEX:
+    def _record(self, kind: int, words: list[str] | None = None) -> tuple[str, Question] | None:
+        """A line and what asks for it; None when the sequence has had the key drawn: a key has one value in it."""
+        if kind == KV_HEX or (kind == MAGIC and self.record_values == _HEX):
             key, value = self._hex(), self._hex()
+        elif kind == MAGIC:
+            key, value = self.rng.choice(WORDS), self._number()
         else:
-            key = "-".join(
-                self.rng.choice(words or (WORDS if self.rng.random() < 0.6 else self.other_words))
-                for _ in "ab"
-            )
-            value = self._number()
+            words = words or (WORDS if self.rng.random() < 0.6 else self.other_words)
+            key, value = "-".join(self.rng.choices(words, k=2)), self._number()
+        if key in self.used:
+            return None
+        self.used.add(key)
+        if kind == MAGIC:
+            return Embedded.fact(key, value, "numbers"), self._magic_question([key], [value], MAGIC, 0.0)
         text = f"Question: What is the value of {key}?\nAnswer:"
         return f"- {key}: {value}\n", Question(text, f" {key}:", [value], kind, stop="")
 
@@ -490,20 +493,20 @@ class Tasks:
         room = length - len(head.ids)
         asked_room = min(max(length * rng.uniform(0.04, 0.5), 100), 14000)
         terse, asked_early = rng.random() < 0.4, rng.uniform(0.05, 0.3) if rng.random() < 0.3 else 0
-        open_questions, keys = [], set()
+        open_questions = []
         while True:
-            line, question = self._record(kind, words)
-            if question.lead in keys:
+            record = self._record(kind, words)
+            if record is None:
                 if kind == MAGIC or words:
                     # There are only so many.
                     asked_room += 0.02 * length
                     if asked_room > room:
                         break
                 continue
+            line, question = record
             encoded = self.encode(line)
             if len(body.ids) + len(encoded) + asked_room > room:
                 break
-            keys.add(question.lead)
             body.add(encoded, NONE)
             open_questions.append(question)
             if rng.random() < asked_early:

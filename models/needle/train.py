@@ -150,11 +150,20 @@ class Trainer:
         weights = [CLASS_WEIGHTS.get(name, 1.0) for name in CLASSES]
         self.class_weights = torch.tensor(weights, device=self.device)
         self.steps, self.seconds = 0, 0.0
+        # What the batches and the steps depend on, which is the same in all slices of a run.
+        self.identity = {
+            "--seed": args.seed,
+            "number of processes": self.world,
+            "--tokens": args.tokens,
+            "--learning-rate": args.learning_rate,
+        }
         args.work.mkdir(parents=True, exist_ok=True)
         if args.resume:
             self._load()
         elif self.rank == 0:
-            (args.work / "curve.jsonl").unlink(missing_ok=True)
+            # The checkpoint first: without its curve it would be taken for a run of its own.
+            for name in ("checkpoint.pt", "curve.jsonl"):
+                (args.work / name).unlink(missing_ok=True)
 
     # ---- What a slice leaves
 
@@ -170,6 +179,7 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "steps": self.steps,
             "seconds": self.seconds,
+            "identity": self.identity,
         }
         path = self.args.work / "checkpoint.pt"
         torch.save(state, path.with_suffix(".new"))
@@ -177,7 +187,13 @@ class Trainer:
         network.export(self.model, self.args.work / "model", self.bpe)
 
     def _load(self) -> None:
-        state = torch.load(self.args.work / "checkpoint.pt", map_location=self.device)
+        checkpoint = self.args.work / "checkpoint.pt"
+        if not checkpoint.exists():
+            sys.exit(f"--resume must find checkpoint.pt in --work, got {self.args.work} without it")
+        state = torch.load(checkpoint, map_location=self.device)
+        for name, value in self.identity.items():
+            if value != state["identity"][name]:
+                sys.exit(f"{name} must be that of the run to resume, {state['identity'][name]}, got {value}")
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.steps, self.seconds = state["steps"], state["seconds"]

@@ -254,14 +254,18 @@ SMALL = network.Shape(5056, hidden=64, layers=2, heads=2, kv_heads=1, mlp=64)
 STAGES = (train.Stage(0.5, (256,), 0.5, EVEN), train.Stage(0.5, (512, 256), 0.5, EVEN))
 
 
-def run(work, *options):
+def trainer(work, *options):
     args = train.parse(
         ["--work", str(work), "--total-steps", "12", "--tokens", "512", "--workers", "0", "--report", "1"]
         + ["--characters", "100000", *options]
     )
-    trainer = train.Trainer(args, SMALL, STAGES)
-    trainer.run()
-    return trainer
+    return train.Trainer(args, SMALL, STAGES)
+
+
+def run(work, *options):
+    trained = trainer(work, *options)
+    trained.run()
+    return trained
 
 
 def curve(work):
@@ -288,18 +292,48 @@ def test_a_resumed_run_is_the_same_run(tmp_path):
         assert torch.equal(own, other)
 
 
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (["--seed", "2"], "--seed must be that of the run to resume, 1, got 2"),
+        (["--tokens", "1024"], "--tokens must be that of the run to resume, 512, got 1024"),
+        (["--learning-rate", "0.1"], "--learning-rate must be that of the run to resume, 0.005, got 0.1"),
+    ],
+)
+def test_another_run_is_not_resumed(tmp_path, changed, message):
+    run(tmp_path, "--slice-steps", "1")
+    with pytest.raises(SystemExit, match=re.escape(message)):
+        run(tmp_path, "--resume", *changed)
+
+
+def test_another_number_of_processes_does_not_resume(tmp_path, monkeypatch):
+    run(tmp_path, "--slice-steps", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    with pytest.raises(SystemExit, match="number of processes must be that of the run to resume, 1, got 2"):
+        run(tmp_path, "--resume")
+
+
+def test_a_new_run_leaves_nothing_of_the_old_one_to_resume(tmp_path):
+    run(tmp_path, "--slice-steps", "1")
+    trainer(tmp_path)  # killed before its first checkpoint
+    with pytest.raises(SystemExit, match="--resume must find checkpoint.pt in --work"):
+        run(tmp_path, "--resume")
+    assert not (tmp_path / "curve.jsonl").exists()
+
+
 def test_the_exported_folder_is_the_trained_model(tmp_path, bpe):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    trainer = run(tmp_path, "--slice-steps", "2")
+    trained = run(tmp_path, "--slice-steps", "2")
     exported = AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype=torch.float32)
     text = "VAR acorn = 12345. The grass is green.\n- acorn-barn: 1f0c93ab"
     ids = AutoTokenizer.from_pretrained(tmp_path / "model")(text).input_ids
     assert ids == bpe.encode(text).ids
     with torch.no_grad():
         given = exported(torch.tensor([ids])).logits[0]
-        own = trainer.model._logits(
-            trainer.model.hidden(torch.tensor(ids), torch.arange(len(ids)), len(ids))[0]
+        own = trained.model._logits(
+            trained.model.hidden(torch.tensor(ids), torch.arange(len(ids)), len(ids))[0]
         )
     assert (given - own.float()).norm() < 0.03 * given.norm()
 

@@ -7,12 +7,12 @@ python models/needle/draw_curve.py build/needle/curve.jsonl models/needle/curve.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "python"))
 
+from training import curve  # noqa: E402
 from training.tasks import CLASSES, LINK  # noqa: E402
 
 from minference.plotting import QUIET, STYLE, plt, save  # noqa: E402
@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("curve", type=Path)
     parser.add_argument("picture", type=Path)
     args = parser.parse_args()
-    draw([json.loads(line) for line in args.curve.open(encoding="utf-8")], args.picture)
+    draw(curve.read(args.curve), args.picture)
 
 
 if __name__ == "__main__":

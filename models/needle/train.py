@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import os
 import sys
 import time
@@ -34,7 +33,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "python"))
 
-from training import corpus, evaluation, network, tokenizer  # noqa: E402
+from training import corpus, curve, evaluation, network, tokenizer  # noqa: E402
 from training.muon import Muon  # noqa: E402
 from training.tasks import CLASSES, TEXT, Tasks  # noqa: E402
 
@@ -87,14 +86,6 @@ def text_tokens(bpe: Tokenizer, documents: list[str], characters: int, seed: int
         size += len(parts[-1])
     encodings = bpe.encode_batch(parts, add_special_tokens=False)
     return np.concatenate([np.array(encoding.ids, np.uint16) for encoding in encodings])
-
-
-def say(work: Path, figures: dict) -> None:
-    """Print a line of the curve and add it to the file."""
-    line = json.dumps({name: round(x, 5) if isinstance(x, float) else x for name, x in figures.items()})
-    print(line, flush=True)
-    with (work / "curve.jsonl").open("a", encoding="utf-8") as file:
-        file.write(line + "\n")
 
 
 class Batches(torch.utils.data.IterableDataset):
@@ -169,7 +160,7 @@ class Trainer:
 
     def say(self, **figures) -> None:
         if self.rank == 0:
-            say(self.args.work, figures)
+            curve.add(self.args.work / "curve.jsonl", figures)
 
     def save(self) -> None:
         if self.rank:
@@ -200,10 +191,7 @@ class Trainer:
         path = self.args.work / "curve.jsonl"
         if self.rank == 0 and path.exists():
             # What a killed slice did after its checkpoint is done again.
-            lines = [
-                line for line in path.open(encoding="utf-8") if json.loads(line).get("step", 0) <= self.steps
-            ]
-            path.write_text("".join(lines), encoding="utf-8")
+            curve.cut(path, self.steps)
 
     # ---- Steps
 
@@ -433,7 +421,7 @@ def main() -> None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         limits = args.samples, args.evaluate_seconds, args.workers
         for row in evaluation.measure(args.work / "model", args.evaluate, *limits, device):
-            say(args.work, row)
+            curve.add(args.work / "curve.jsonl", row)
 
 
 if __name__ == "__main__":

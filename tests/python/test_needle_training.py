@@ -22,6 +22,7 @@ FOLDER = ROOT / "models" / "needle"
 sys.path.insert(0, str(FOLDER))
 
 import train  # noqa: E402
+from training import curve as training_curve  # noqa: E402
 from training import evaluation, network, tokenizer  # noqa: E402
 from training.tasks import CLASSES, COMMON, KINDS, LINK, MAGIC, TEXT, VALUES, Tasks  # noqa: E402
 
@@ -283,13 +284,30 @@ def test_a_resumed_run_is_the_same_run(tmp_path):
     first = run(tmp_path / "cut", "--slice-steps", "5")
     assert first.steps == 5
     with (tmp_path / "cut" / "curve.jsonl").open("a", encoding="utf-8") as file:
-        file.write('{"step": 6, "scale": 1}\n')  # as a killed slice leaves it
+        file.write('{"step": 6, "scale": 1}\n{"step": 7, "sca')  # as a killed slice leaves it
     second = run(tmp_path / "cut", "--resume")
     assert second.steps == 12
     assert len(curve(tmp_path / "whole")) == 12
     assert curve(tmp_path / "cut") == curve(tmp_path / "whole")
     for own, other in zip(second.model.parameters(), whole.model.parameters()):
         assert torch.equal(own, other)
+
+
+def test_a_kill_while_the_curve_is_cut_leaves_it_whole(tmp_path, monkeypatch):
+    path = tmp_path / "curve.jsonl"
+    for step in (1, 2):
+        training_curve.add(path, {"step": step})
+    before = path.read_text()
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Path, "replace", killed)
+        training_curve.cut(path, 1)
+    assert path.read_text() == before
+    training_curve.cut(path, 1)
+    assert training_curve.read(path) == [{"step": 1}]
 
 
 @pytest.mark.parametrize(

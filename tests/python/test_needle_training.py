@@ -356,6 +356,49 @@ def test_the_exported_folder_is_the_trained_model(tmp_path, bpe):
     assert (given - own.float()).norm() < 0.03 * given.norm()
 
 
+@pytest.mark.parametrize("killed_at", ["second shard", "tokenizer", "first rename", "second rename"])
+def test_a_kill_while_a_model_is_exported_leaves_one_whole(tmp_path, bpe, monkeypatch, killed_at):
+    monkeypatch.setattr(network, "_SHARD_BYTES", 2**19)  # several shards
+    folder = tmp_path / "model"
+    torch.manual_seed(0)
+    first, second, read = (network.Llama(SMALL) for _ in range(3))
+    network.export(first, folder, bpe)
+    (folder / "left.safetensors").write_bytes(b"what the index does not name")
+    calls = Counter()
+
+    def killed(name, times, function):
+        def call(*arguments, **options):
+            calls[name] += 1
+            if calls[name] == times:
+                raise KeyboardInterrupt
+            return function(*arguments, **options)
+
+        return call
+
+    where, name, times = {
+        "second shard": (network, "save_file", 2),
+        "tokenizer": (network, "save_tokenizer", 1),
+        "first rename": (Path, "rename", 1),
+        "second rename": (Path, "rename", 2),
+    }[killed_at]
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(where, name, killed(name, times, getattr(where, name)))
+        network.export(second, folder, bpe)
+
+    def holds(path, model):
+        network.restore(read, path, bpe)
+        return all(
+            torch.equal(one, other.bfloat16().float())
+            for one, other in zip(read.parameters(), model.parameters())
+        )
+
+    assert holds(tmp_path / ("model.old" if killed_at == "second rename" else "model"), first)
+    network.export(second, folder, bpe)
+    assert holds(folder, second)
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    assert not (folder / "left.safetensors").exists()
+
+
 def test_evaluation_scores_the_shipped_model():
     rows = {
         row["task"]: row

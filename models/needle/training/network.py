@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -231,9 +232,15 @@ class Llama(nn.Module):
 
 
 def export(model: Llama, folder: str | Path, tokenizer) -> None:
-    """Write LlamaForCausalLM in bfloat16: sharded safetensors, configuration, tokenizer."""
+    """Write LlamaForCausalLM in bfloat16: sharded safetensors, configuration, tokenizer.
+
+    The folder is replaced as a whole: a kill leaves the old model or the new one. In the moment between the two renames
+    both exist, with ".old" and ".new" added to the folder's name.
+    """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    new, old = (folder.with_name(folder.name + suffix) for suffix in (".new", ".old"))
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir(parents=True)
     shards: list[dict] = [{}]
     size = total = 0
     for name, tensor in model.state_dict().items():
@@ -247,7 +254,7 @@ def export(model: Llama, folder: str | Path, tokenizer) -> None:
     index = {"metadata": {"total_size": total}, "weight_map": {}}
     for i, shard in enumerate(shards):
         file = f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors"
-        save_file(shard, folder / file, metadata={"format": "pt"})
+        save_file(shard, new / file, metadata={"format": "pt"})
         index["weight_map"].update(dict.fromkeys(shard, file))
     contents = {
         "model.safetensors.index": index,
@@ -255,19 +262,25 @@ def export(model: Llama, folder: str | Path, tokenizer) -> None:
         "generation_config": GENERATION_CONFIG,
     }
     for name, content in contents.items():
-        (folder / f"{name}.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    save_tokenizer(tokenizer, folder)
+        (new / f"{name}.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    save_tokenizer(tokenizer, new)
+    if folder.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        folder.rename(old)
+    new.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def restore(model: Llama, folder: str | Path, tokenizer) -> None:
     """Load an exported folder. Tokens that its vocabulary lacks begin as the mean of those that it has for their text."""
-    state = {}
-    for path in sorted(Path(folder).glob("*.safetensors")):
-        state.update(load_file(path))
+    folder, state = Path(folder), {}
+    index = json.loads((folder / "model.safetensors.index.json").read_text(encoding="utf-8"))
+    for file in set(index["weight_map"].values()):
+        state.update(load_file(folder / file))
     name = "model.embed_tokens.weight"
     known, own = state[name].float(), model.model.embed_tokens.weight.detach().clone()
     own[: len(known)] = known
-    before = Tokenizer.from_file(str(Path(folder) / "tokenizer.json"))
+    before = Tokenizer.from_file(str(folder / "tokenizer.json"))
     for index in range(before.get_vocab_size(), tokenizer.get_vocab_size()):
         pieces = before.encode(tokenizer.decode([index]), add_special_tokens=False).ids
         own[index] = known[pieces].mean(0)

@@ -2,7 +2,7 @@
 """What train.py begins with.
 
 python models/needle/prepare.py corpus      # documentation that Debian machines have installed
-python models/needle/prepare.py tokenizer   # byte-level BPE from it; a model with other tokens begins from nothing
+python models/needle/prepare.py tokenizer   # byte-level BPE from it; with it as --init a model begins from nothing
 """
 
 from __future__ import annotations

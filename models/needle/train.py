@@ -374,7 +374,10 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --work")
     parser.add_argument(
-        "--init", type=Path, default=here, help="exported folder to begin with (default: the shipped one)"
+        "--init",
+        type=Path,
+        default=here,
+        help="exported folder to begin with, or that of a tokenizer (default: the shipped one)",
     )
     parser.add_argument(
         "--corpus", type=Path, help="other text, as corpus.py writes it (default: generated prose only)"

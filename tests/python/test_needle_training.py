@@ -213,6 +213,15 @@ def test_new_words_are_tokens_and_begin_as_their_pieces(bpe):
         assert torch.equal(weight[new], weight[pieces].mean(0))
 
 
+def test_a_model_begins_from_nothing_with_a_folder_of_a_tokenizer(tmp_path, bpe):
+    documents = [haystack.text(300_000, seed) for seed in range(4)] + [" ".join(WORDS)]
+    other = tokenizer.train(documents, tmp_path)
+    model = network.Llama(SMALL)
+    before = [parameter.clone() for parameter in model.parameters()]
+    network.restore(model, tmp_path, tokenizer.with_words(other, WORDS))
+    assert all(torch.equal(one, own) for one, own in zip(before, model.parameters()))
+
+
 def test_set_loss_accepts_any_order(bpe):
     torch.manual_seed(0)
     model = network.Llama(network.Shape(64, hidden=64, layers=1, heads=2, kv_heads=1, mlp=64))

@@ -272,8 +272,11 @@ def export(model: Llama, folder: str | Path, tokenizer) -> None:
 
 
 def restore(model: Llama, folder: str | Path, tokenizer) -> None:
-    """Load an exported folder. Tokens that its vocabulary lacks begin as the mean of those that it has for their text."""
+    """Load an exported folder. Tokens that its vocabulary lacks begin as the mean of those that it has for their text.
+    A folder of a tokenizer, without weights, leaves the model as it is."""
     folder, state = Path(folder), {}
+    if not any(folder.glob("*.safetensors*")):
+        return
     index = json.loads((folder / "model.safetensors.index.json").read_text(encoding="utf-8"))
     for file in set(index["weight_map"].values()):
         state.update(load_file(folder / file))

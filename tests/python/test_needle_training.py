@@ -302,6 +302,15 @@ def test_a_resumed_run_is_the_same_run(tmp_path):
         assert torch.equal(own, other)
 
 
+def test_a_line_is_not_added_to_a_torn_one(tmp_path):
+    path = tmp_path / "curve.jsonl"
+    training_curve.add(path, {"step": 1})
+    with path.open("a", encoding="utf-8") as file:
+        file.write('{"step": ')
+    training_curve.add(path, {"step": 2})
+    assert training_curve.read(path) == [{"step": 1}, {"step": 2}]
+
+
 def test_a_kill_while_the_curve_is_cut_leaves_it_whole(tmp_path, monkeypatch):
     path = tmp_path / "curve.jsonl"
     for step in (1, 2):

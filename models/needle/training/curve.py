@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -11,6 +12,8 @@ def add(path: Path, figures: dict) -> None:
     """Print a line and add it to the file."""
     line = json.dumps({name: round(x, 5) if isinstance(x, float) else x for name, x in figures.items()})
     print(line, flush=True)
+    if path.exists() and path.stat().st_size > 0 and not path.read_bytes().endswith(b"\n"):
+        cut(path, sys.maxsize)  # what a killed run has torn
     with path.open("a", encoding="utf-8") as file:
         file.write(line + "\n")
 

@@ -48,9 +48,8 @@ join() { # FOLDER
   local runs=("$folder"/shares/*/run.json)
   # Processes stopped before their first sample have made nothing.
   if [ ! -e "${runs[0]}" ]; then rm -rf "$folder/shares" && return; fi
-  cp "${runs[0]}" "$folder/" && touch "$folder/shares/0/samples.jsonl" &&
-    touch "$folder/samples.jsonl" &&
-    { grep -h '}$' "$folder/samples.jsonl" "$folder"/shares/*/samples.jsonl || true; } | sort -u >"$folder/samples.jsonl.new" &&
+  cp "${runs[0]}" "$folder/" &&
+    { grep -hs '}$' "$folder/samples.jsonl" "$folder"/shares/*/samples.jsonl || true; } | sort -u >"$folder/samples.jsonl.new" &&
     mv "$folder/samples.jsonl.new" "$folder/samples.jsonl" &&
     rm -r "$folder/shares"
 }
@@ -97,12 +96,8 @@ cp "$patterns" "$output/needle-32k.json"
 
 evaluate 32k eval_retrieval_32k_cuda 32768 200 retrieval --attn dense,minference,minference@0.97 --decoded
 evaluate 128k eval_retrieval_128k_cuda 131072 50 retrieval --attn dense,minference --decoded
-methods=dense,minference,adaptive,a_shape,tri_shape,static,vertical_only,slash_only
-# Block-sparse heads have a kernel of their own: should it end the process, the others are there.
-for attention in $methods $methods,block_sparse; do
-  evaluate curves eval_curves_cuda 16384 50 middle niah_multikey_1 kv_words kv_copies vt --forced --attn "$attention" \
-    --scales 2,1,0.5,0.25,0.1
-done
+evaluate curves eval_curves_cuda 16384 50 middle niah_multikey_1 kv_words kv_copies vt --forced --scales 2,1,0.5,0.25,0.1 \
+  --attn dense,minference,adaptive,a_shape,tri_shape,static,vertical_only,slash_only,block_sparse
 if [ "$(remaining)" -gt 0 ]; then
   timeout "$(remaining)" "${minference[@]}" compare --synthetic 28,4,128 --length $((32768 / scale)) --costs 0.05,0.1 \
     --device "$device" --result "$output/compare_qwen2_7b_cuda.json" >"$output/compare.txt" 2>"$output/compare.log" || status=$?

@@ -17,6 +17,7 @@ stage has depends on the machine, and stands in the curve; --total-steps makes t
 from __future__ import annotations
 
 import argparse
+import hashlib
 import itertools
 import os
 import sys
@@ -147,6 +148,8 @@ class Trainer:
             "number of processes": self.world,
             "--tokens": args.tokens,
             "--learning-rate": args.learning_rate,
+            "--characters": args.characters,
+            "--corpus": hashlib.sha256(args.corpus.read_bytes()).hexdigest()[:16] if args.corpus else None,
         }
         args.work.mkdir(parents=True, exist_ok=True)
         if args.resume:

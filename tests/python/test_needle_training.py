@@ -334,6 +334,7 @@ def test_a_kill_while_the_curve_is_cut_leaves_it_whole(tmp_path, monkeypatch):
         (["--seed", "2"], "--seed must be that of the run to resume, 1, got 2"),
         (["--tokens", "1024"], "--tokens must be that of the run to resume, 512, got 1024"),
         (["--learning-rate", "0.1"], "--learning-rate must be that of the run to resume, 0.005, got 0.1"),
+        (["--characters", "50000"], "--characters must be that of the run to resume, 100000, got 50000"),
     ],
 )
 def test_another_run_is_not_resumed(tmp_path, changed, message):

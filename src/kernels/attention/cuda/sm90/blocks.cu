@@ -111,6 +111,7 @@ __global__ void __launch_bounds__(kItemsOfBlock* kLanes)
   item.head = head;
   item.first_row = pair * kItemRows;
   item.local = -1;
+  item.lower_late = nothing ? 0 : lists.lower_late();
   const auto at = static_cast<std::int32_t>(2 * offsets[min(2 * pair, num_row_blocks)] +
                                             words_of_paired_lists(0) * pair + head * plan.block_words);
   const std::int32_t num_lists = plan.schedule.num_kv_heads * plan.schedule.group + 1;

@@ -87,7 +87,7 @@ class Consumer {
         now = next_;
         run_step<true>(step, now, before);
       }
-      const bool is_shorter = steps_of(half_) < steps_of(1 - half_);
+      const bool is_shorter = turns_of(half_) < turns_of(1 - half_);
       if constexpr (Config::kQueryInRegisters) {
         if (is_shorter) pass_turn();
       }
@@ -160,6 +160,14 @@ class Consumer {
   __device__ __forceinline__ int steps_of(int half) const {
     return minference::cuda::warp_uniform((item().tiles[half] + item().column_tiles() + kStepTiles - 1) /
                                           kStepTiles);
+  }
+
+  __device__ __forceinline__ int turns_of(int half) const {
+    if constexpr (Config::kQueryInRegisters) return steps_of(half);
+    return steps_of(half) + lower_late(half);
+  }
+  __device__ __forceinline__ int lower_late(int half) const {
+    return half == 0 ? minference::cuda::warp_uniform(item().lower_late) : 0;
   }
 
   // Returns the tiles of an item's first step. first_use: of the rings, by the item's entry 0.
@@ -286,6 +294,9 @@ class Consumer {
   __device__ __forceinline__ StepTiles run_first_step(int first_use) {
     using namespace minference::cuda;
     const StepTiles now = begin_item(first_use);
+    if constexpr (!Config::kQueryInRegisters) {
+      if (lower_late(half_) != 0) pass_turn();
+    }
     wait_for_turn();
     wait_for_keys(now);
     wgmma_fence();

@@ -49,6 +49,7 @@ MINFERENCE_HD constexpr Item dense_item(const Plan& plan, std::int32_t item_posi
   Item item = {};
   item.entries_at = dense_list + kDense;
   item.local = -1;
+  item.lower_late = lower_half_ahead(plan);
   // Down to the tile that holds key 0, and to whole steps: the last one may lie before it.
   item.num_entries = plan.causal != 0
                          ? base::round_up((item_position + kItemRows - 1) / kTileKeys + 1, plan.tiles_a_step)
@@ -71,6 +72,7 @@ MINFERENCE_HD constexpr Item nothing_item(const Plan& plan, std::int32_t item_po
   Item item = dense_item(plan, item_position);
   item.entries_at += kNothing - kDense;
   item.num_entries = 1;
+  item.lower_late = 0;
   for (int half = 0; half < 2; ++half) {
     item.order_at[half] = item.order_at[1];
     item.first[half][0] = 0;
@@ -158,6 +160,7 @@ MINFERENCE_HD constexpr Item relative_item(const RelativeLists& lists, const spa
   item.order_at[0] = 2 * list;
   item.order_at[1] = 2 * list + plan.entry_capacity;
   item.local = -1;
+  item.lower_late = lower_half_ahead(plan);
   item.num_columns = count_below(lists.columns, head.num_columns, item_position + kItemRows);
   const std::int32_t num_entries = head.num_tiles > 0 ? lists.order[0][head.num_tiles - 1] + 1 : 0;
   item.num_entries = entries_that_reach_key_zero(lists.entries, num_entries, item_position);

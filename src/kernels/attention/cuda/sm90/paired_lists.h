@@ -60,6 +60,7 @@ struct PairedLists<2> : ListedBlocks {
     const std::int32_t least = half == 0 ? steps(1) - 1 : steps(0);
     return base::max(base::max(least, 1) - steps(half), 0);
   }
+  MINFERENCE_HD constexpr std::int32_t lower_late() const { return 0; }
   // Steps before this one need no mask, but for the first. aligned: no row block begins within a key block.
   MINFERENCE_HD constexpr std::int32_t plain_steps(int half, bool /*aligned*/) const {
     return places(half) / 2;
@@ -108,7 +109,7 @@ struct PairedLists<2> : ListedBlocks {
 };
 
 // No near block is shared, blank entries are own blocks that are not there, and the halves' own and near blocks
-// alternate: whatever a half takes, the other one takes its neighbour in the same step or the next one.
+// alternate: whatever a half takes, the other one takes its neighbour in the same turn or the next one.
 template <>
 struct PairedLists<1> : ListedBlocks {
   // The upper half has at most one place more than the lower one.
@@ -128,6 +129,8 @@ struct PairedLists<1> : ListedBlocks {
     const std::int32_t least = half == 0 ? steps(1) - 1 : steps(0);
     return base::max(base::max(least, 1) - steps(half), 0);
   }
+  // So that shared blocks are taken in the same turn.
+  MINFERENCE_HD constexpr std::int32_t lower_late() const { return near_places(1) > near_places(0) ? 1 : 0; }
   // Only the first block reaches the rows of an aligned half.
   MINFERENCE_HD constexpr std::int32_t plain_steps(int half, bool aligned) const {
     return aligned ? places(half) : 0;
@@ -146,8 +149,8 @@ struct PairedLists<1> : ListedBlocks {
   }
   MINFERENCE_HD constexpr std::int32_t own_entry(int half, std::int32_t n) const {
     const std::int32_t first = shared_entry(shared), pairs = base::min(own_places(0), own_places(1));
-    // The half that comes to its own blocks first begins.
-    const int second = near_places(1) > near_places(0) ? 1 : 0;
+    // The lower half's turn is the first, unless the upper half comes to its own blocks two turns before.
+    const int second = near_places(0) - near_places(1) < 2 ? 1 : 0;
     return n < pairs ? first + 2 * n + (half == second ? 1 : 0) : first + pairs + n;
   }
   MINFERENCE_HD constexpr std::int32_t blank_entry(int half, std::int32_t n) const {

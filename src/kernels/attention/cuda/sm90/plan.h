@@ -60,7 +60,9 @@ struct alignas(16) Item {
   std::int32_t sink;
   // Steps [1, plain_steps[h]) of half h are whole and of tiles whose every key is seen by every row.
   std::int32_t plain_steps[2];
-  std::int32_t unused;
+  // Steps of one tile: 1 when the lower half lets a turn pass before its first step, so that both halves take an entry
+  // in the same turn.
+  std::int32_t lower_late;
 
   MINFERENCE_HD constexpr std::int32_t column_tiles() const {
     return (num_columns + kTileKeys - 1) / kTileKeys;

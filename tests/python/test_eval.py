@@ -121,7 +121,7 @@ def test_killed_and_resumed_is_the_same_table(tmp_path, capsys):
 
 
 def test_results_make_sense(tmp_path, capsys):
-    assert run("kv_words", "restated", "--lengths", "2k", "--samples", "2", "--forced", "--scales", "1,0.05",
+    assert run("kv_words", "restated", "--lengths", "2k", "--samples", "4", "--forced", "--scales", "1,0.05",
                "--attn", "dense,minference,a_shape", "--output", tmp_path, "--json") == 0  # fmt: skip
     result = json.loads(capsys.readouterr().out)
     rows = {(row["task"], row["attention"]): row for row in result["rows"]}
@@ -255,7 +255,7 @@ def test_decoded_answers_are_the_generated_ones(tmp_path):
     found = {}
     for scoring in ("generated", "decoded", "forced"):
         options = [] if scoring == "generated" else [f"--{scoring}"]
-        assert run("number", "kv_words", "--lengths", "2k", "--samples", "5", "--attn", "dense,a_shape@0.01",
+        assert run("two_hops", "kv_words", "--lengths", "2k", "--samples", "5", "--attn", "dense,a_shape@0.01",
                    "--output", tmp_path / scoring, *options) == 0  # fmt: skip
         rows = map(json.loads, (tmp_path / scoring / "samples.jsonl").read_text().splitlines())
         found[scoring] = {(row["task"], row["seed"], row["attention"]): row["score"] == 1 for row in rows}

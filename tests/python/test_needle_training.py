@@ -198,19 +198,20 @@ def test_batches_depend_on_seed_only(tasks):
 
 
 def test_new_words_are_tokens_and_begin_as_their_pieces(bpe):
-    before = Tokenizer.from_file(str(FOLDER / "tokenizer.json"))
+    # The shipped folder has all its words already; hence one that no text of ours has.
+    word = " zyzzyva"
     assert tokenizer.with_words(bpe, WORDS).to_str() == bpe.to_str()
-    sentence = "The special magic number for acorn is: 1234567.\n- acorn-barn: 1f0c93ab"
-    ids = bpe.encode(sentence).ids
-    assert bpe.decode(ids) == sentence and max(ids) >= before.get_vocab_size()
-    assert all(len(bpe.encode(f" {word}", add_special_tokens=False).ids) == 1 for word in WORDS)
-    model = network.Llama(network.Shape(-(-bpe.get_vocab_size() // 64) * 64))
-    network.restore(model, FOLDER, bpe)
+    assert all(len(bpe.encode(f" {known}", add_special_tokens=False).ids) == 1 for known in WORDS)
+    larger = tokenizer.with_words(bpe, [word.strip()])
+    sentence = f"The special magic number for{word} is: 1234567.\n- acorn-barn: 1f0c93ab"
+    assert larger.decode(larger.encode(sentence).ids) == sentence
+    (new,) = larger.encode(word, add_special_tokens=False).ids
+    assert new == bpe.get_vocab_size()
+    model = network.Llama(network.Shape(-(-larger.get_vocab_size() // 64) * 64))
+    network.restore(model, FOLDER, larger)
+    pieces = bpe.encode(word, add_special_tokens=False).ids
     weight = model.model.embed_tokens.weight
-    (new,) = bpe.encode(" acorn", add_special_tokens=False).ids
-    pieces = before.encode(" acorn", add_special_tokens=False).ids
-    if new >= before.get_vocab_size():
-        assert torch.equal(weight[new], weight[pieces].mean(0))
+    assert len(pieces) > 1 and torch.equal(weight[new], weight[pieces].mean(0))
 
 
 def test_a_model_begins_from_nothing_with_a_folder_of_a_tokenizer(tmp_path, bpe):

@@ -93,7 +93,11 @@ def fill(text: str, folder: Path) -> str:
 
 def pages() -> list[Path]:
     """The pages with tables."""
-    names = [ROOT / "README.md", ROOT / "models" / "needle" / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    names = [
+        ROOT / "README.md",
+        ROOT / "models" / "needle" / "README.md",
+        *sorted((ROOT / "docs").rglob("*.md")),
+    ]
     return [page for page in names if TABLE.search(page.read_text(encoding="utf-8"))]
 
 

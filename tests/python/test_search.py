@@ -208,6 +208,17 @@ def test_killed_and_resumed_is_the_same_file(tmp_path, capsys):
     capsys.readouterr()
 
 
+def test_cost_below_every_candidate_is_refused(tmp_path, capsys):
+    pytest.importorskip("transformers")
+    output = tmp_path / "patterns.json"
+    command = ["search", *SEARCH, "--output", str(output), "--work", str(tmp_path / "work")]
+    command[command.index("0.5")] = "0.01"
+    assert main(command) != 0
+    lines = capsys.readouterr().err.splitlines()
+    assert any("cost must be at least 0." in line and "got 0.01" in line for line in lines)
+    assert not output.exists()
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [

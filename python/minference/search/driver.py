@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -71,7 +72,10 @@ class Search:
         return self._num_layers * (len(self._plan.prompts) + 2 * len(self._plan.held_out))
 
     def run(self, done: Callable[[], None]) -> tuple[Choice, Check]:
-        """Search and check. Calls `done` after every layer of a prompt, those found in the journal too."""
+        """Search and check. Calls `done` after every layer of a prompt, those found in the journal too.
+
+        Raises ValueError when no choice is as cheap as the plan wants.
+        """
         for prompt in self._plan.prompts:
             self._each_layer("search", prompt, self._score_candidates, done)
         choice = self._choose()
@@ -144,6 +148,12 @@ class Search:
         errors = np.sqrt((errors**2).mean(0)).swapaxes(1, 2)
         costs = costs.mean(0).swapaxes(1, 2)
         flat = (-1, errors.shape[-1])
+        least = float(costs.min(-1).mean())
+        if least > self._plan.cost:
+            raise ValueError(
+                f"cost must be at least {math.ceil(least * 1000) / 1000:g} for prompts of these lengths, what the cheapest "
+                f"candidates cost, got {self._plan.cost:g}"
+            )
         select = choose.equal_cost if len(self._plan.levels) == 1 else choose.shared_cost
         found = select(errors.reshape(flat), costs.reshape(flat), self._plan.cost)
         found = found.reshape(errors.shape[:2])

@@ -53,14 +53,16 @@ class Stage:
     mix: tuple[float, ...]
 
 
-#       records, facts, chains, early, common, copy, text
-_MIX = (0.11, 0.36, 0.13, 0.16, 0.14, 0.04, 0.06)
+#        records, facts, chains, early, common, copy, text
+_SHORT = (0.08, 0.38, 0.22, 0.12, 0.12, 0.04, 0.04)
+# Lists of common words get longer with the sequence, and the words that come most often a smaller part of it.
+_LONG = (0.12, 0.28, 0.16, 0.12, 0.24, 0.03, 0.05)
 SCHEDULE = (
-    Stage(0.15, (1024,), 0.5, _MIX),
-    Stage(0.20, (2048, 4096, 1024), 0.5, _MIX),
-    Stage(0.25, (8192, 2048), 0.5, _MIX),
-    Stage(0.25, (32768, 8192, 4096), 0.3, _MIX),
-    Stage(0.15, (131072, 32768, 16384, 8192), 0.3, _MIX),
+    Stage(0.20, (1024,), 0.5, _SHORT),
+    Stage(0.20, (2048, 4096, 1024), 0.5, _SHORT),
+    Stage(0.20, (8192, 2048), 0.5, _LONG),
+    Stage(0.25, (32768, 8192, 4096), 0.3, _LONG),
+    Stage(0.15, (131072, 32768, 16384, 8192), 0.3, _LONG),
 )
 # Weight of the mean loss of each class; classes with few tokens in a batch weigh less.
 CLASS_WEIGHTS = {"none": 0.0, "text": 0.5, "link": 0.5, "passkey": 0.5, "copy": 0.5}
@@ -326,7 +328,7 @@ class Trainer:
         if not self.cuda:
             return
         self.tasks.reseed("warm-up")
-        arrays = self.tasks.batch(max(self.args.tokens, 1024), 1024, _MIX, 0.0, network.MAX_POSITIONS)
+        arrays = self.tasks.batch(max(self.args.tokens, 1024), 1024, _SHORT, 0.0, network.MAX_POSITIONS)
         ids, classes, positions, places, choices = (
             torch.from_numpy(array).to(self.device) for array in arrays
         )
@@ -339,7 +341,7 @@ class Trainer:
         """Answers right of answers asked, by class, in one batch that was not trained on."""
         self.tasks.reseed(f"validation {self.args.seed} {self.rank} {number}")
         tokens = max(length, min(network.CHUNK, self.args.tokens))
-        arrays = self.tasks.batch(tokens, length, _MIX, 0.0, network.MAX_POSITIONS)
+        arrays = self.tasks.batch(tokens, length, _LONG, 0.0, network.MAX_POSITIONS)
         ids, classes, positions, places, choices = (
             torch.from_numpy(array).to(self.device) for array in arrays
         )

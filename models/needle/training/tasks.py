@@ -346,7 +346,7 @@ class Tasks:
         elif theme < 0.33:
             makers = [self._values] * self._count(min(8, length / 250))
         elif theme < 0.65:
-            makers = [self._hops] * self._count(min(48, length / 120))
+            makers = [self._hops] * self._count(min(12, length / 120))
         else:
             magics = rng.randint(1, max(2, min(64, length // 100)))
             makers = [self._passkey] * (rng.random() < 0.3) + [self._block] * (rng.random() < 0.25)
@@ -358,7 +358,7 @@ class Tasks:
 
     def chains_document(self, length: int) -> Piece:
         rng = self.rng
-        count = self._count(min(32, length / 150))
+        count = self._count(min(8, length / 150))
         facts, questions = self._facts_and_questions(length, [self._chain] * count, 0)
         head = self._head(Embedded.variables_header if rng.random() < 0.8 else "")
         return self._hidden(length, head, facts, questions, Piece(), 0.5)

@@ -264,6 +264,18 @@ def test_decoded_answers_are_the_generated_ones(tmp_path):
     assert sum(found["forced"].values()) < sum(found["decoded"].values())
 
 
+def test_answers_in_any_order_are_generated(tmp_path):
+    """Token by token the order in which the draft happens to name them would count."""
+    assert run("niah_multivalue", "cwe", "--lengths", "2k", "--samples", "2", "--attn", "dense", "--decoded",
+               "--output", tmp_path) == 0  # fmt: skip
+    rows = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text().splitlines()]
+    assert {(row["task"], row["scored"]) for row in rows} == {
+        ("niah_multivalue", "generated"),
+        ("cwe", "generated"),
+    }
+    assert all(row["score"] >= 0.75 for row in rows)
+
+
 def test_means_and_differences():
     """The interval of 8 right of 10 by bootstrap is close to binomial(10, 0.8)'s 2.5 and 97.5 % points, 0.5 and 1."""
     found = statistics.mean([1] * 8 + [0] * 2)

@@ -276,7 +276,7 @@ def test_chat_template_surrounds_the_prompt(tokenizer):
 
 
 def test_encode_finds_answers_across_merges(tokenizer):
-    prompt = Prompt((Part("a"), Part(" 12345", True), Part("67 b"), Part(" c", True)), (), False, None)
+    prompt = Prompt((Part("a"), Part(" 12345", True), Part("67 b"), Part(" c", True)), (), False, False, None)
     tokens = encode(tokenizer, prompt)
     assert tokens.ids == tokenizer("a 1234567 b c").input_ids
     assert tokenizer.decode([tokens.ids[i] for i in tokens.answers[1]]) == " c"

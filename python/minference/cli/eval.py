@@ -49,7 +49,8 @@ def add_parser(subparsers) -> None:
         action="store_const",
         const="decoded",
         default="generated",
-        help="an answer is right where greedy decoding would give exactly it: one step instead of many",
+        help="an answer is right where greedy decoding would give exactly it: one step instead of many, "
+        "but for answers whose parts may come in any order, which are generated",
     )
     scoring.add_argument(
         "--forced",

@@ -31,6 +31,7 @@ def write_common_words(count: int, seed: int, rng: random.Random, wording, hayst
         lead,
         " " + _numbered(common),
         tuple(common),
+        any_order=True,
     )
 
 
@@ -74,4 +75,5 @@ def write_frequent_words(count: int, seed: int, rng: random.Random, wording, hay
         " Answer: According to the coded text above, the three most frequently appeared words are:",
         " " + ", ".join(answer),
         tuple(answer),
+        any_order=True,
     )

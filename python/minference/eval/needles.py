@@ -81,6 +81,7 @@ class Needles:
             wording.lead(asked, kind, single),
             " " + ", ".join(references),
             references,
+            any_order=self.num_values > 1,
             depth=depth if single else None,
             forbidden=tuple(sorted(forbidden)),
         )

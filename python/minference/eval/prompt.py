@@ -19,7 +19,7 @@ class Draft:
 
     user: what the user says, answers in the middle of the prompt included. lead: how the assistant's answer begins.
     answer: how it goes on. references: what a generated answer must contain, all of it or, with `any_reference`, one.
-    depth: place of the wanted fact, 0 (begin) to 1 (end); None where several places matter. forbidden: what the haystack
+    any_order: the answer's parts may come in another order, so that it can only be scored generated. depth: place of the wanted fact, 0 (begin) to 1 (end); None where several places matter. forbidden: what the haystack
     must not contain.
     """
 
@@ -28,6 +28,7 @@ class Draft:
     answer: str = ""
     references: tuple[str, ...] = ()
     any_reference: bool = False
+    any_order: bool = False
     depth: float | None = None
     forbidden: tuple[str, ...] = field(default=(), repr=False)
 
@@ -39,6 +40,7 @@ class Prompt:
     parts: tuple[Part, ...]
     references: tuple[str, ...]
     any_reference: bool
+    any_order: bool
     depth: float | None
 
     @property
@@ -73,7 +75,7 @@ def _surrounded(draft: Draft, before: str, after: str) -> Prompt:
     if draft.answer:
         user.append(Part(draft.answer, scored=True))
     parts = tuple(part for part in [Part(before), *user] if part.text)
-    return Prompt(parts, draft.references, draft.any_reference, draft.depth)
+    return Prompt(parts, draft.references, draft.any_reference, draft.any_order, draft.depth)
 
 
 @dataclass(frozen=True)

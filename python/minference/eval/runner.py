@@ -26,7 +26,8 @@ SAMPLE_KEY = ("task", "length", "seed", "attention")
 class Grid:
     """What to run.
 
-    scoring: of answers that end their prompt, "generated", "decoded" or "forced"; those in the middle are forced anyway.
+    scoring: of answers that end their prompt, "generated", "decoded" or "forced"; those in the middle are forced anyway, and
+    those whose parts may come in any order generated.
     mass_samples: prompts of each task and length whose kept mass is measured, which takes a dense attention more.
     """
 
@@ -107,6 +108,8 @@ class Runner:
         self._methods.apply(setting)
         members = self._methods.keep_members(setting, (task, length), lambda: self._calibrate(task, length))
         scored = self._grid.scoring if prompt.ends_with_answer else "forced"
+        if prompt.any_order:
+            scored = "generated"
         row = {"task": task, "length": length, "seed": seed, "attention": str(setting)}
         row |= {"tokens": len(tokens.ids), "depth": prompt.depth}
         row["scored"] = scored

@@ -3,10 +3,11 @@
 #
 #   bench/eval_cuda.sh FOLDER [MINUTES]
 #
-# Patterns are searched on the GPU at 32K tokens when bench/patterns/needle-32k.json is not there. Then, in order: every retrieval task
-# at 32K, 200 prompts, MInference against dense, also with budgets times 0.97, with which no task computes more than 5 % of the pairs; at 128K,
-# 50 prompts; curves of all methods at 16K, 50 prompts.
-# Each is shared by several processes, PROCESSES (4) on each of GPUS ("0 1"; all), with prompts of their own: times to first
+# Patterns are those of PATTERNS (bench/patterns/needle-32k.json). Where that is not there, they are searched on the GPU at 32K tokens, of a
+# cost at which no task computes more than 5 % of the pairs. Then, in order: dense, MInference and TriShape at 32K, 200 prompts, on every
+# retrieval task and those that need more than the last rows; dense and MInference at 128K, 50 prompts, and 200 of the hardest tasks;
+# curves of all methods at 16K, 50 prompts.
+# Each is shared by several processes, PROCESSES (8) on each of GPUS ("0 1"; all), with prompts of their own: times to first
 # token mean nothing here.
 # Ends after about MINUTES (8 unless told otherwise), with summaries of what is there; the same command goes on. What FOLDER
 # gets: patterns and the search's report; 32k/, 128k/ and curves/ with samples.jsonl and summaries; *_cuda.json, results. Last come
@@ -21,8 +22,8 @@ scale=${SCALE:-1}
 cd "$(dirname "$0")/.."
 mkdir -p "$output"
 minference=("${PYTHON:-python3}" -m minference)
-export PYTHONPATH=$PWD/python${PYTHONPATH:+:$PYTHONPATH}
-patterns=bench/patterns/needle-32k.json
+export OMP_NUM_THREADS=1 PYTHONPATH=$PWD/python${PYTHONPATH:+:$PYTHONPATH}
+patterns=${PATTERNS:-bench/patterns/needle-32k.json}
 [ "$scale" = 1 ] || patterns=$output/patterns.json
 status=0
 
@@ -31,8 +32,9 @@ remaining() { echo $((end - 20 - $(date +%s))); }
 
 # Processes, and GPUs for them to take in turn.
 if [ "$device" = cuda ]; then read -ra gpus <<<"${GPUS:-$(nvidia-smi --query-gpu=index --format=csv,noheader | xargs)}"; else gpus=(0); fi
-processes=$((${PROCESSES:-4} * ${#gpus[@]}))
-workers=$(($(nproc) / processes - 1))
+processes=$((${PROCESSES:-8} * ${#gpus[@]}))
+# The GPUs wait for prompts, not the other way round.
+workers=$(($(nproc) / processes))
 
 # Prompts SEED to SEED + SAMPLES - 1 of every task, into FOLDER, for at most SECONDS.
 share() { # FOLDER SECONDS SEED SAMPLES ARGUMENTS...
@@ -68,7 +70,7 @@ evaluate() { # NAME TITLE_OF_RESULT LENGTH SAMPLES ARGUMENTS...
     # What is there, whoever made it, is not made again. Kept mass takes a dense attention more: one prompt a task.
     [ ! -e "$folder/samples.jsonl" ] || cp "$folder/samples.jsonl" "$folder/run.json" "$folder/shares/$process/"
     CUDA_VISIBLE_DEVICES=${gpus[process % ${#gpus[@]}]} share "$folder/shares/$process" "$left" "$first" \
-      "$((samples - first < each ? samples - first : each))" --lengths "$length" --prompt-workers "$((workers > 0 ? workers : 0))" \
+      "$((samples - first < each ? samples - first : each))" --lengths "$length" --prompt-workers "$workers" \
       --mass-samples "$((process == 0))" "$@" &
     pids+=($!)
   done
@@ -82,8 +84,8 @@ evaluate() { # NAME TITLE_OF_RESULT LENGTH SAMPLES ARGUMENTS...
 
 if [ ! -e "$patterns" ]; then
   echo "== searching patterns"
-  timeout "$(remaining)" "${minference[@]}" search --device "$device" --lengths $((32768 / scale)) --cost 0.045 \
-    --kinds A-shape,vertical-slash --tasks niah_multikey_1,kv_words,restated,lagged,repeated,recall \
+  timeout "$(remaining)" "${minference[@]}" search --device "$device" --lengths $((32768 / scale)) --cost 0.046 \
+    --kinds A-shape,vertical-slash --tasks niah_multikey_1,niah_multikey_3,kv_words,vt,restated,lagged,repeated,recall \
     --work "$output/search" --output "$patterns" >"$output/search.txt" 2>"$output/search.log"
   if [ ! -e "$patterns" ]; then
     tail -n 3 "$output/search.log"
@@ -94,9 +96,11 @@ if [ ! -e "$patterns" ]; then
 fi
 cp "$patterns" "$output/needle-32k.json"
 
-evaluate 32k eval_retrieval_32k_cuda 32768 200 retrieval --attn dense,minference,minference@0.97 --decoded
+evaluate 32k eval_retrieval_32k_cuda 32768 200 retrieval vt vt_two_hops early_question cwe recall restated \
+  --attn dense,minference,tri_shape --decoded
 evaluate 128k eval_retrieval_128k_cuda 131072 50 retrieval --attn dense,minference --decoded
-evaluate curves eval_curves_cuda 16384 50 middle niah_multikey_1 kv_words kv_copies vt --forced --scales 2,1,0.5,0.25,0.1 \
+evaluate 128k_hard eval_hard_128k_cuda 131072 200 niah_multikey_2 niah_multikey_3 number --attn dense,minference --decoded
+evaluate curves eval_curves_cuda 16384 50 middle niah_multikey_1 kv_words vt --forced --scales 2,1,0.5,0.25,0.1 \
   --attn dense,minference,adaptive,a_shape,tri_shape,static,vertical_only,slash_only,block_sparse
 if [ "$(remaining)" -gt 0 ]; then
   timeout "$(remaining)" "${minference[@]}" compare --synthetic 28,4,128 --length $((32768 / scale)) --costs 0.05,0.1 \

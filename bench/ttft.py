@@ -13,8 +13,6 @@ import numpy as np
 from minference.cli.machine import describe
 from minference.needle.prompts import TASKS, Prompt, make_prompt
 
-# The tasks that the embedded model solves: see models/needle/README.md.
-SOLVED_TASKS = [task for task in TASKS if task != "variables"]
 SHORT_LENGTHS = [16, 32, 64, 128, 256, 512, 1024, 2048, 4096]
 
 
@@ -23,7 +21,7 @@ def token_ids_of(tokenizer, length: int) -> list[int]:
 
 
 def solved_prompts(tokenizer, length: int, count: int) -> list[Prompt]:
-    return [make_prompt(tokenizer, SOLVED_TASKS[i % len(SOLVED_TASKS)], length, i) for i in range(count)]
+    return [make_prompt(tokenizer, TASKS[i % len(TASKS)], length, i) for i in range(count)]
 
 
 def first_token_rows(seconds: dict[str, list[float]], baseline: str) -> list[dict]:

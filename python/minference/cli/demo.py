@@ -31,9 +31,9 @@ def add_parser(subparsers) -> None:
         "--tasks",
         nargs="+",
         choices=TASKS,
-        default=["multikey"],
+        default=["variables"],
         metavar="TASK",
-        help=f"questions to ask, each about a document of its own: {', '.join(TASKS)} (default: multikey)",
+        help=f"questions to ask, each about a document of its own: {', '.join(TASKS)} (default: variables)",
     )
     parser.add_argument("--seed", type=int, default=0, help="another document (default: %(default)s)")
     parser.add_argument(

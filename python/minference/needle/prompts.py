@@ -6,7 +6,7 @@ The tasks are those of the long-context literature, worded as the embedded model
     passkey    a pass key in repeated noise (arXiv 2305.16300)
     kv_word    the value of one key in a list of "word-word: 1234567" records (InfiniteBench's KV, arXiv 2402.13718)
     kv_hex     the same with random hexadecimal keys and values
-    variables  all variables that hold a number, through chains of assignments (RULER's variable tracking)
+    variables  all variables that hold a number, through a chain of assignments (RULER's variable tracking)
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ VARIABLES_HEADER = "Memorize and track the chains of variable assignment hidden 
 
 # Tokens left free for the beginning-of-text token and for merges across the seams of a prompt's parts.
 _MARGIN = 24
+# Variables of a chain: RULER's four hops.
+_CHAIN = 5
 # Lines tokenised at a time.
 _LINES_PER_BATCH = 256
 
@@ -122,16 +124,10 @@ class _Maker:
         )
 
     def _variables(self) -> Prompt:
-        names = self.rng.sample(WORDS, 10)
-        facts, asked = [], None
-        for _ in range(2):  # the second chain distracts
-            value = self._number(5)
-            chain = [names.pop() for _ in range(self.rng.randint(3, 5))]
-            sources = [value] + [f"VAR {name}" for name in chain[:-1]]
-            depths = sorted(self.rng.random() for _ in chain)
-            facts += [(d, f"VAR {name} = {source}.\n") for d, name, source in zip(depths, chain, sources)]
-            asked = asked or (chain, value)
-        chain, value = asked
+        value, chain = self._number(5), self.rng.sample(WORDS, _CHAIN)
+        sources = [value] + [f"VAR {name}" for name in chain[:-1]]
+        depths = sorted(self.rng.random() for _ in chain)
+        facts = [(d, f"VAR {name} = {source}.\n") for d, name, source in zip(depths, chain, sources)]
         question = (
             f"Question: Find all variables that are assigned the value {value}.\n"
             f"Answer: The {len(chain)} variables assigned the value {value} are:"

@@ -1,5 +1,6 @@
 // Memory that runs out at any moment of any call: the call says so, and the next one finds everything in order.
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
@@ -148,7 +149,6 @@ TEST(LittleMemory, PrefillFailsWholeAndThenWorks) {
   minference_context_destroy(context);
 }
 
-// But for reading pattern files: the JSON library's destructor allocates, and ends the process where it cannot.
 TEST(LittleMemory, SoDoesEveryOtherCall) {
   testing::Layer layer(
       {.batch = 1, .query_heads = 4, .kv_heads = 2, .q_len = 200, .kv_len = 300, .head_dim = 64});
@@ -220,6 +220,96 @@ TEST(LittleMemory, SoDoesEveryOtherCall) {
                                 .cost = 0.5};
   EXPECT_GT(
       try_with_little_memory([&] { return minference_fit_patterns(context.get(), &fit, fitted.data()); }), 0);
+}
+
+class TemporaryFile {
+ public:
+  TemporaryFile() { close(mkstemp(path_)); }
+  TemporaryFile(const TemporaryFile&) = delete;
+  TemporaryFile& operator=(const TemporaryFile&) = delete;
+  ~TemporaryFile() { unlink(path_); }
+
+  const char* path() const { return path_; }
+
+ private:
+  char path_[32] = "/tmp/allocation_test.XXXXXX";
+};
+
+TEST(LittleMemory, PatternsAreReadAndWrittenWholeOrNotAtAll) {
+  const std::string ours = R"({
+  "models": ["org/a model with a long name", "org/another model with a long name"],
+  "source": "a test of what happens without memory",
+  "num_layers": 2,
+  "num_query_heads": 3,
+  "legend": {
+    "a": {"pattern": "vertical_slash", "vertical": 1000, "slash": 6096},
+    "b": {"pattern": "adaptive", "share": 0.9}
+  },
+  "heads": [
+    "aab",
+    "bba"
+  ]
+}
+)";
+  const std::string minference =
+      R"([{"0": ["vertical_and_slash", 1000, 6096, 1.5], "1": ["stream_llm", 4, 8, -1]},
+                                     {"0": ["block_sparse", 100, 800, 0], "1": ["stream_llm", 4, 8, 1]}])";
+  const TemporaryFile file;
+  minference_patterns* patterns = nullptr;
+  const auto json = [&] {
+    const char* text = nullptr;
+    EXPECT_EQ(minference_patterns_json(patterns, &text), MINFERENCE_OK);
+    return std::string(text);
+  };
+
+  EXPECT_GT(try_with_little_memory(
+                [&] { return minference_patterns_parse(ours.data(), ours.size(), "p.json", &patterns); }),
+            10);
+  EXPECT_EQ(json(), ours);
+  EXPECT_GT(try_with_little_memory([&] { return minference_patterns_save(patterns, file.path()); }), 10);
+  minference_patterns_destroy(patterns);
+  EXPECT_GT(try_with_little_memory([&] { return minference_patterns_load(file.path(), &patterns); }), 10);
+  EXPECT_EQ(json(), ours);
+  minference_patterns_destroy(patterns);
+
+  EXPECT_GT(try_with_little_memory([&] {
+              return minference_patterns_parse(minference.data(), minference.size(), "p.json", &patterns);
+            }),
+            10);
+  EXPECT_EQ(minference_patterns_num_layers(patterns), 2);
+  minference_patterns_destroy(patterns);
+
+  // The first call parses all sets that are compiled in.
+  EXPECT_GT(try_with_little_memory(
+                [&] { return minference_patterns_builtin("meta-llama/Llama-3.1-8B-Instruct", &patterns); }),
+            10);
+  EXPECT_EQ(minference_patterns_num_layers(patterns), 32);
+  minference_patterns_destroy(patterns);
+}
+
+// A text that is refused is refused, or memory runs out first.
+TEST(LittleMemory, SoAreFilesThatAreRefused) {
+  for (const std::string text :
+       {R"({"source": [1, {"a": [null, true, -2, 3.5]}, "long enough to be allocated"]})",
+        R"([{"0": ["vertical_and_slash", 1000, 6096, 1.5]}, {"0": [[]]}])",
+        R"({"models": ["a name that is long enough to be allocated", oops)",
+        R"({"a name that is long enough to be allocated": 1,
+                                     "a name that is long enough to be allocated": 2})"}) {
+    int refusals = 0, failures = 0;
+    for (int room = 0; refusals == 0 && room < 100000; ++room) {
+      minference_patterns* patterns = nullptr;
+      remaining = room;
+      const minference_status status =
+          minference_patterns_parse(text.data(), text.size(), "p.json", &patterns);
+      remaining = -1;
+      ASSERT_EQ(patterns, nullptr);
+      ASSERT_TRUE(status == MINFERENCE_INVALID_ARGUMENT || status == MINFERENCE_OUT_OF_MEMORY)
+          << status << ": " << minference_last_error();
+      (status == MINFERENCE_OUT_OF_MEMORY ? failures : refusals) += 1;
+    }
+    EXPECT_EQ(refusals, 1) << text;
+    EXPECT_GT(failures, 5) << text;
+  }
 }
 
 }  // namespace

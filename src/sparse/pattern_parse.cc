@@ -7,45 +7,36 @@
 #include <fstream>
 #include <limits>
 #include <map>
-#include <nlohmann/json.hpp>
 #include <set>
 #include <utility>
 
 #include "base/error.h"
+#include "sparse/json.h"
 #include "sparse/pattern_fields.h"
 #include "sparse/pattern_file.h"
 
 namespace minference::sparse {
 namespace {
 
-using nlohmann::json;
-
 constexpr std::int64_t kMaxBudget = std::numeric_limits<std::int32_t>::max();
 constexpr std::int64_t kMaxCount = 1 << 20;  // of layers, and of query heads
-constexpr int kMaxDepth = 4;                 // neither format needs more than 3
+constexpr std::size_t kMaxDepth = 4;         // neither format needs more than 3
 constexpr std::size_t kMaxFile = 64 << 20;   // bytes
-constexpr std::size_t kMaxShown = 60;        // characters of a refused value
-
-// JSON of a value, short and in ASCII.
-std::string shown(const json& value) {
-  std::string text = value.dump(-1, ' ', true, json::error_handler_t::replace);
-  if (text.size() > kMaxShown) text = text.substr(0, kMaxShown) + "...";
-  return text;
-}
+constexpr std::size_t kMaxPlainName = 60;    // characters
 
 // `path` and a field of the value there; unusual names are quoted as in JSON.
 std::string path_of_field(const std::string& path, const std::string& field) {
   const bool plain =
-      !field.empty() && field.size() <= kMaxShown &&
+      !field.empty() && field.size() <= kMaxPlainName &&
       std::all_of(field.begin(), field.end(), [](unsigned char c) { return std::isalnum(c) || c == '_'; });
-  return path + (path.empty() ? "" : ".") + (plain ? field : shown(field));
+  return path + (path.empty() ? "" : ".") + (plain ? field : shown({field}));
 }
 
 // A value of a file and where in it the value stands, for messages. Refers to the document it came from.
 class Node {
  public:
-  Node(const json& value, std::string_view file, std::string path)
-      : value_(&value), file_(file), path_(std::move(path)) {}
+  Node(const Json& json, std::string_view file, std::string path)
+      : json_(&json), file_(file), path_(std::move(path)) {}
 
   template <class Got>
   [[noreturn]] void refuse(const std::string& rule, const Got& got) const {
@@ -53,19 +44,20 @@ class Node {
     if (!path_.empty()) where += ": " + path_;
     base::refuse(where + ":", rule, got);
   }
-  [[noreturn]] void refuse(const std::string& rule) const { refuse(rule, shown(*value_)); }
+  [[noreturn]] void refuse(const std::string& rule) const { refuse(rule, shown(*json_)); }
 
-  bool is_object() const { return value_->is_object(); }
-  bool is_array() const { return value_->is_array(); }
-  bool is_string() const { return value_->is_string(); }
+  bool is_object() const { return get<Json::Object>(); }
+  bool is_array() const { return get<Json::Array>(); }
+  bool is_string() const { return get<std::string>(); }
 
   const std::string& string() const {
-    if (!is_string()) refuse("must be a string");
-    return value_->get_ref<const std::string&>();
+    const auto* value = get<std::string>();
+    if (!value) refuse("must be a string");
+    return *value;
   }
 
   std::int64_t integer(std::int64_t first, std::int64_t last) const {
-    const auto* value = value_->get_ptr<const json::number_unsigned_t*>();
+    const auto* value = get<std::uint64_t>();
     if (!value || std::cmp_less(*value, first) || std::cmp_greater(*value, last)) {
       refuse("must be an integer from " + std::to_string(first) + " to " + std::to_string(last));
     }
@@ -73,78 +65,56 @@ class Node {
   }
 
   double number() const {
-    if (!value_->is_number()) refuse("must be a number");
-    return value_->get<double>();
+    if (const auto* value = get<double>()) return *value;
+    if (const auto* value = get<std::int64_t>()) return static_cast<double>(*value);
+    if (const auto* value = get<std::uint64_t>()) return static_cast<double>(*value);
+    refuse("must be a number");
   }
 
   std::vector<Node> members() const {
-    if (!is_array()) refuse("must be an array");
+    const auto* array = get<Json::Array>();
+    if (!array) refuse("must be an array");
     std::vector<Node> members;
-    for (std::size_t i = 0; i < value_->size(); ++i) {
-      members.emplace_back((*value_)[i], file_, path_ + "[" + std::to_string(i) + "]");
+    for (std::size_t i = 0; i < array->size(); ++i) {
+      members.emplace_back((*array)[i], file_, path_ + "[" + std::to_string(i) + "]");
     }
     return members;
   }
 
   std::vector<std::pair<std::string, Node>> fields() const {
-    if (!is_object()) refuse("must be an object");
+    const auto* object = get<Json::Object>();
+    if (!object) refuse("must be an object");
     std::vector<std::pair<std::string, Node>> fields;
-    for (const auto& [key, value] : value_->items()) {
+    for (const auto& [key, value] : *object) {
       fields.emplace_back(key, Node(value, file_, path_of_field(path_, key)));
     }
     return fields;
   }
 
-  bool has(const std::string& key) const { return value_->contains(key); }
+  bool has(const std::string& key) const { return json_->find(key); }
 
   Node field(const std::string& key) const {
     if (!is_object()) refuse("must be an object");
     if (!has(key)) refuse("must have a field \"" + key + "\"", "none");
-    return {(*value_)[key], file_, path_of_field(path_, key)};
+    return {*json_->find(key), file_, path_of_field(path_, key)};
   }
 
   void allow_fields(const std::set<std::string>& known) const {
     for (const auto& [key, value] : fields()) {
-      if (!known.contains(key)) refuse("must have no unknown field", shown(key));
+      if (!known.contains(key)) refuse("must have no unknown field", shown({key}));
     }
   }
 
  private:
-  const json* value_;
+  template <class Value>
+  const Value* get() const {
+    return std::get_if<Value>(&json_->value);
+  }
+
+  const Json* json_;
   std::string_view file_;
   std::string path_;
 };
-
-// Refuses text that is not JSON, and what nlohmann::json would accept silently: repeated keys, deep nesting.
-json parse_json(std::string_view text, std::string_view file) {
-  const std::string name = std::string(file) + ":";
-  std::vector<std::set<std::string>> keys;
-  const auto check = [&](int depth, json::parse_event_t event, json& parsed) {
-    const bool starts =
-        event == json::parse_event_t::object_start || event == json::parse_event_t::array_start;
-    if (starts && depth >= kMaxDepth) {
-      base::refuse(name, "must nest at most " + std::to_string(kMaxDepth) + " deep", "more");
-    }
-    if (event == json::parse_event_t::object_start) keys.emplace_back();
-    if (event == json::parse_event_t::object_end) keys.pop_back();
-    if (event == json::parse_event_t::key && !keys.back().insert(parsed.get<std::string>()).second) {
-      base::refuse(name, "must not repeat a key of an object", shown(parsed));
-    }
-    return true;
-  };
-  try {
-    return json::parse(text, check);
-  } catch (const json::parse_error& error) {
-    const std::size_t at = error.byte == 0 ? 0 : error.byte - 1;
-    const std::string_view before = text.substr(0, std::min(at, text.size()));
-    const auto line = std::count(before.begin(), before.end(), '\n') + 1;
-    const auto column = before.size() - (before.rfind('\n') + 1) + 1;  // npos + 1 == 0
-    base::refuse(name + " line " + std::to_string(line) + ", column " + std::to_string(column) + ":",
-                 "must be JSON", at < text.size() ? shown(std::string(1, text[at])) : "the end of the text");
-  } catch (const json::out_of_range&) {
-    base::refuse(name, "must have no number beyond the range of a double", "one");
-  }
-}
 
 HeadPattern parse_legend_entry(const Node& entry) {
   const Node pattern = entry.field("pattern");
@@ -177,7 +147,7 @@ using Legend = std::map<std::string, HeadPattern>;
 
 const HeadPattern& find_in_legend(const Legend& legend, const std::string& name, const Node& where) {
   const auto found = legend.find(name);
-  if (found == legend.end()) where.refuse("must be in the legend", shown(name));
+  if (found == legend.end()) where.refuse("must be in the legend", shown({name}));
   return found->second;
 }
 
@@ -242,7 +212,7 @@ std::int64_t parse_head_number(const Node& layer, const std::string& key) {
   std::int64_t head = -1;
   const auto [end, error] = std::from_chars(key.data(), key.data() + key.size(), head);
   if (error != std::errc{} || head < 0 || head >= kMaxCount || key != std::to_string(head)) {
-    layer.refuse("must have query heads 0 to 1048575 as keys", shown(key));
+    layer.refuse("must have query heads 0 to 1048575 as keys", shown({key}));
   }
   return head;
 }
@@ -278,9 +248,9 @@ PatternSet parse_minference(const Node& root) {
 }  // namespace
 
 PatternSet parse_patterns(std::string_view text, std::string_view name) {
-  const json document = parse_json(text, name);
-  if (document.is_array()) return parse_minference(Node(document, name, "layers"));
-  const Node root(document, name, "");
+  const Json document = parse_json(text, name, kMaxDepth);
+  const Node layers(document, name, "layers"), root(document, name, "");
+  if (layers.is_array()) return parse_minference(layers);
   if (!root.is_object()) root.refuse("must be an object, or an array in MInference 1.0's format");
   return parse_ours(root);
 }

@@ -9,7 +9,6 @@
 #include <map>
 #include <nlohmann/json.hpp>
 #include <span>
-#include <sstream>
 #include <utility>
 
 #include "base/error.h"
@@ -121,18 +120,11 @@ std::string write_patterns(const PatternSet& patterns) {
   std::string models;
   for (const std::string& model : patterns.models)
     models += (models.empty() ? "" : ", ") + json_string(model);
-  std::ostringstream text;
-  text << "{\n"
-       << "  \"models\": [" << models << "],\n"
-       << "  \"source\": " << json_string(patterns.source) << ",\n"
-       << "  \"num_layers\": " << patterns.num_layers << ",\n"
-       << "  \"num_query_heads\": " << patterns.num_query_heads << ",\n"
-       << "  \"legend\": {\n"
-       << block_of(legend_lines) << "  },\n"
-       << "  \"heads\": [\n"
-       << block_of(rows) << "  ]\n"
-       << "}\n";
-  return text.str();
+  // Not a stream: streams keep to themselves that memory ran out.
+  return "{\n  \"models\": [" + models + "],\n  \"source\": " + json_string(patterns.source) +
+         ",\n  \"num_layers\": " + std::to_string(patterns.num_layers) +
+         ",\n  \"num_query_heads\": " + std::to_string(patterns.num_query_heads) + ",\n  \"legend\": {\n" +
+         block_of(legend_lines) + "  },\n  \"heads\": [\n" + block_of(rows) + "  ]\n}\n";
 }
 
 void save_patterns(const PatternSet& patterns, const std::string& path) {

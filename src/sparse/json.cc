@@ -1,0 +1,153 @@
+#include "sparse/json.h"
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+#include <type_traits>
+
+#include "base/error.h"
+
+namespace minference::sparse {
+namespace {
+
+constexpr std::size_t kMaxShown = 60;
+
+bool key_less(const Json::Object::value_type& a, const Json::Object::value_type& b) {
+  return a.first < b.first;
+}
+
+// What the parser calls, in order of the text.
+class Builder : public nlohmann::json_sax<nlohmann::json> {
+ public:
+  Builder(std::string_view text, std::string_view name, std::size_t max_depth)
+      : text_(text), name_(std::string(name) + ":"), max_depth_(max_depth) {}
+
+  Json take() { return std::move(root_); }
+
+  bool null() override { return add({nullptr}); }
+  bool boolean(bool value) override { return add({value}); }
+  bool number_integer(std::int64_t value) override { return add({value}); }
+  bool number_unsigned(std::uint64_t value) override { return add({value}); }
+  bool number_float(double value, const std::string&) override { return add({value}); }
+  bool string(std::string& value) override { return add({std::move(value)}); }
+  bool binary(binary_t&) override { return false; }  // not in JSON
+
+  bool start_array(std::size_t) override { return open({Json::Array()}); }
+  bool end_array() override { return close(); }
+  bool start_object(std::size_t) override { return open({Json::Object()}); }
+  bool key(std::string& key) override {
+    std::get<Json::Object>(open_.back()->value).emplace_back(std::move(key), Json{});
+    return true;
+  }
+  bool end_object() override {
+    auto& fields = std::get<Json::Object>(open_.back()->value);
+    std::sort(fields.begin(), fields.end(), key_less);
+    const auto repeated = std::adjacent_find(fields.begin(), fields.end(),
+                                             [](const auto& a, const auto& b) { return a.first == b.first; });
+    if (repeated != fields.end()) {
+      base::refuse(name_, "must not repeat a key of an object", shown({repeated->first}));
+    }
+    return close();
+  }
+
+  bool parse_error(std::size_t position, const std::string&,
+                   const nlohmann::json::exception& error) override {
+    if (dynamic_cast<const nlohmann::json::out_of_range*>(&error)) {
+      base::refuse(name_, "must have no number beyond the range of a double", "one");
+    }
+    const std::size_t at = position == 0 ? 0 : position - 1;
+    const std::string_view before = text_.substr(0, std::min(at, text_.size()));
+    const auto line = std::count(before.begin(), before.end(), '\n') + 1;
+    const auto column = before.size() - (before.rfind('\n') + 1) + 1;  // npos + 1 == 0
+    base::refuse(name_ + " line " + std::to_string(line) + ", column " + std::to_string(column) + ":",
+                 "must be JSON",
+                 at < text_.size() ? shown({std::string(1, text_[at])}) : "the end of the text");
+  }
+
+ private:
+  // Where the next value goes: it stays there while it is open, as nothing is added beside it.
+  Json& place() {
+    if (open_.empty()) return root_;
+    if (auto* array = std::get_if<Json::Array>(&open_.back()->value)) return array->emplace_back();
+    return std::get<Json::Object>(open_.back()->value).back().second;
+  }
+  bool add(Json value) {
+    place() = std::move(value);
+    return true;
+  }
+  bool open(Json value) {
+    if (open_.size() == max_depth_) {
+      base::refuse(name_, "must nest at most " + std::to_string(max_depth_) + " deep", "more");
+    }
+    Json& opened = place();
+    opened = std::move(value);
+    open_.push_back(&opened);
+    return true;
+  }
+  bool close() {
+    open_.pop_back();
+    return true;
+  }
+
+  std::string_view text_;
+  std::string name_;
+  std::size_t max_depth_;
+  Json root_;
+  std::vector<Json*> open_;
+};
+
+// Appends until `text` is longer than what is shown.
+void append(const Json& json, std::string& text) {
+  if (text.size() > kMaxShown) return;
+  const auto scalar = [](const auto& value) {
+    return nlohmann::json(value).dump(-1, ' ', true, nlohmann::json::error_handler_t::replace);
+  };
+  const auto list = [&](char begin, const auto& members, char end, const auto& append_member) {
+    text += begin;
+    for (const auto& member : members) {
+      if (&member != members.data()) text += ',';
+      append_member(member);
+      if (text.size() > kMaxShown) return;
+    }
+    text += end;
+  };
+  std::visit(
+      [&](const auto& value) {
+        using Value = std::decay_t<decltype(value)>;
+        if constexpr (std::is_same_v<Value, Json::Array>) {
+          list('[', value, ']', [&](const Json& member) { append(member, text); });
+        } else if constexpr (std::is_same_v<Value, Json::Object>) {
+          list('{', value, '}', [&](const auto& field) {
+            text += scalar(field.first) + ':';
+            append(field.second, text);
+          });
+        } else {
+          text += scalar(value);
+        }
+      },
+      json.value);
+}
+
+}  // namespace
+
+const Json* Json::find(std::string_view key) const {
+  const auto* fields = std::get_if<Object>(&value);
+  if (!fields) return nullptr;
+  const auto found = std::lower_bound(fields->begin(), fields->end(), key,
+                                      [](const auto& field, std::string_view k) { return field.first < k; });
+  return found != fields->end() && found->first == key ? &found->second : nullptr;
+}
+
+Json parse_json(std::string_view text, std::string_view name, std::size_t max_depth) {
+  Builder builder(text, name, max_depth);
+  nlohmann::json::sax_parse(text, &builder);
+  return builder.take();
+}
+
+std::string shown(const Json& json) {
+  std::string text;
+  append(json, text);
+  if (text.size() > kMaxShown) text = text.substr(0, kMaxShown) + "...";
+  return text;
+}
+
+}  // namespace minference::sparse

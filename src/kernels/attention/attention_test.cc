@@ -236,5 +236,40 @@ TEST(Attention, RowsThatStartLate) {
   }
 }
 
+// Scores that rise along the keys by 0 to 100, and at the last key, which only the last row attends to, by 15: sums
+// relative to what a row met first become as large, or as small, as a kernel lets them.
+TEST(Attention, LargeAndSmallValuesAtAnyScores) {
+  constexpr DType kType = DType::bf16;  // f32 holds no scores of 100 to what it is held to
+  for (const float value_scale : {0x1p62f, 0x1p-50f}) {
+    for (const float rise : {0.0f, 27.0f, 40.0f, 55.0f, 69.0f, 84.0f, 100.0f}) {
+      Problem p({.dtype = kType, .q_len = 70, .kv_len = 300});
+      for (std::int64_t head = 0; head < kNumKvHeads; ++head) {
+        const auto change = [&](Memory& m, std::int64_t row, std::int64_t d, float factor, float addend) {
+          const std::int64_t i = head * m.head_stride + row * m.row_stride + d;
+          base::store_float(m.bytes.data(), kType, i,
+                            factor * base::load_float(m.bytes.data(), kType, i) + addend);
+        };
+        for (std::int64_t d = 0; d < p.shape.head_dim; ++d) {
+          for (std::int64_t row = 0; row < p.shape.q_len; ++row) change(p.query, row, d, 0, d == 0 ? 8 : 0);
+          for (std::int64_t k = 0; k < p.shape.kv_len; ++k) {
+            const float score = k == p.shape.kv_len - 1 ? 15 : k >= 64 && k < 128 ? rise : 0;
+            change(p.key, k, d, 1, d == 0 ? score : 0);
+            change(p.value, k, d, value_scale, 0);
+          }
+        }
+      }
+      const Expectations expectations = expect(p);
+      const auto executor = base::make_thread_pool(1);
+      for (const AttentionKernel* kernel : kernels_for(kType, p.shape.head_dim)) {
+        SCOPED_TRACE(::testing::Message() << kernel->name << ", values " << value_scale << ", rise " << rise);
+        p.reset_outputs();
+        kernel->run(p.call, *executor);
+        check_guards(p);
+        check_rows(p, expectations);
+      }
+    }
+  }
+}
+
 }  // namespace
 }  // namespace minference::kernels::testing

@@ -203,14 +203,29 @@ inline void finish_half(const Pipeline& pipeline, const RowGroup& rows, int firs
 // sometimes far above: the reference is put so much higher.
 inline constexpr float kReferenceAbove = 40;
 
+inline bool all_finite(const float* x, std::int64_t count) {
+  constexpr int kInfiniteOrNan = 0x99;
+  __mmask16 found = 0;
+  for (std::int64_t i = 0; i < count; i += 16) {
+    found |= _mm512_fpclass_ps_mask(_mm512_load_ps(x + i), kInfiniteOrNan);
+  }
+  return found == 0;
+}
+
 // Writes a finished row group to out and lse.
 inline void finish_rows(const Pipeline& pipeline, RowGroup& rows) {
-  // A probability is lost below 2^-126, so nothing that counts is lost while a row's sum stays well above it,
-  // and out_sums cannot overflow while it stays well below 2^127.
-  constexpr float kLowest = 0x1p-64f, kHighest = 0x1p88f;
+  // A product of a probability and a value is lost below 2^-126, so nothing that counts is lost of values from
+  // 2^-50 on while a row's sum stays above kLowest. While it stays below kOrdinary, out_sums does not reach 2^128
+  // with values up to 2^64; up to kHighest it seldom does.
+  constexpr float kLowest = 0x1p-64f, kOrdinary = 0x1p60f, kHighest = 0x1p88f;
   if (!rows.has_reference) {
-    const auto in_range = [](float sum) { return sum > kLowest && sum < kHighest; };
-    rows.out_of_range = !std::all_of(rows.exp_sums, rows.exp_sums + rows.num_rows, in_range);
+    const auto stays_below = [&](float highest) {
+      return std::all_of(rows.exp_sums, rows.exp_sums + rows.num_rows,
+                         [&](float sum) { return sum > kLowest && sum < highest; });
+    };
+    rows.out_of_range =
+        !stays_below(kOrdinary) &&
+        !(stays_below(kHighest) && all_finite(rows.out_sums, pipeline.padded_dim * kGroupRows));
     if (rows.out_of_range) return;
   }
   for (int first = 0; first < rows.num_rows; first += 16) finish_half(pipeline, rows, first);

@@ -118,7 +118,7 @@ MINFERENCE_API void minference_openmp_parallel_for(void* gomp_parallel, int64_t 
                                                    void (*task)(void* argument, int64_t i), void* argument);
 
 /* The kernel that `step` ("attention" or "estimate") picks for this dtype and head_dim, e.g. "avx512bf16"; NULL when
- * it fails. `isa` NULL as in the options. */
+ * it fails: minference_last_status() says why. `isa` NULL as in the options. */
 MINFERENCE_API const char* minference_kernel_name(const char* step, const char* isa, int32_t dtype,
                                                   int64_t head_dim);
 

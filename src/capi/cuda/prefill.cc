@@ -177,6 +177,7 @@ void run_vertical_slash(const minference_cuda_vertical_slash_call& call) {
   kernels::cuda::mark_members({call.offsets, call.num_offsets, call.offset_stride}, call.num_heads,
                               call.kv_len, members.offsets, stream);
   std::vector<kernels::cuda::IndexPlan> plans;
+  plans.reserve(static_cast<std::size_t>(call.num_heads));
   for (std::int32_t h = 0; h < call.num_heads; ++h)
     plans.push_back({.leader = h, .form = sparse::IndexForm::relative});
   kernels::cuda::build_index({.q_len = call.q_len,

@@ -21,17 +21,27 @@ bool amx_permitted() {
   return syscall(SYS_arch_prctl, kArchReqXcompPerm, kXfeatureXtiledata) == 0;
 }
 
-// GCC 12's __builtin_cpu_supports knows no AMX: CPUID leaf 7, EDX bits 22 (AMX-BF16) and 24 (AMX-TILE).
+struct Cpuid {
+  unsigned ecx, edx;
+};
+Cpuid cpuid(unsigned leaf) {
+  unsigned ebx = 0, ecx = 0, edx = 0;
+  __asm__ volatile("cpuid" : "+a"(leaf), "=b"(ebx), "+c"(ecx), "=d"(edx));
+  return {ecx, edx};
+}
+
+// Clang 14's __builtin_cpu_supports does not know F16C, GCC 12's does not know AMX.
+bool cpu_has_f16c() {
+  return cpuid(1).ecx >> 29 & 1;
+}
 bool cpu_has_amx() {
-  unsigned eax = 7, ebx = 0, ecx = 0, edx = 0;
-  __asm__ volatile("cpuid" : "+a"(eax), "=b"(ebx), "+c"(ecx), "=d"(edx));
-  constexpr unsigned kBoth = (1u << 22) | (1u << 24);
-  return (edx & kBoth) == kBoth;
+  constexpr unsigned kBf16 = 1u << 22, kTile = 1u << 24;
+  return (~cpuid(7).edx & (kBf16 | kTile)) == 0;
 }
 
 Isa detect() {
   __builtin_cpu_init();
-  if (!(__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c")))
+  if (!(__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && cpu_has_f16c()))
     return Isa::portable;
   if (!(__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")))

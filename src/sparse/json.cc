@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 #include <type_traits>
+#include <utility>
 
 #include "base/error.h"
 
@@ -10,10 +11,6 @@ namespace minference::sparse {
 namespace {
 
 constexpr std::size_t kMaxShown = 60;
-
-bool key_less(const Json::Object::value_type& a, const Json::Object::value_type& b) {
-  return a.first < b.first;
-}
 
 // What the parser calls, in order of the text.
 class Builder : public nlohmann::json_sax<nlohmann::json> {
@@ -35,16 +32,16 @@ class Builder : public nlohmann::json_sax<nlohmann::json> {
   bool end_array() override { return close(); }
   bool start_object(std::size_t) override { return open({Json::Object()}); }
   bool key(std::string& key) override {
-    std::get<Json::Object>(open_.back()->value).emplace_back(std::move(key), Json{});
+    std::get<Json::Object>(open_.back()->value).push_back({std::move(key), {}});
     return true;
   }
   bool end_object() override {
     auto& fields = std::get<Json::Object>(open_.back()->value);
-    std::sort(fields.begin(), fields.end(), key_less);
+    std::sort(fields.begin(), fields.end(), [](const auto& a, const auto& b) { return a.key < b.key; });
     const auto repeated = std::adjacent_find(fields.begin(), fields.end(),
-                                             [](const auto& a, const auto& b) { return a.first == b.first; });
+                                             [](const auto& a, const auto& b) { return a.key == b.key; });
     if (repeated != fields.end()) {
-      base::refuse(name_, "must not repeat a key of an object", shown({repeated->first}));
+      base::refuse(name_, "must not repeat a key of an object", shown({repeated->key}));
     }
     return close();
   }
@@ -68,7 +65,7 @@ class Builder : public nlohmann::json_sax<nlohmann::json> {
   Json& place() {
     if (open_.empty()) return root_;
     if (auto* array = std::get_if<Json::Array>(&open_.back()->value)) return array->emplace_back();
-    return std::get<Json::Object>(open_.back()->value).back().second;
+    return std::get<Json::Object>(open_.back()->value).back().value;
   }
   bool add(Json value) {
     place() = std::move(value);
@@ -117,8 +114,8 @@ void append(const Json& json, std::string& text) {
           list('[', value, ']', [&](const Json& member) { append(member, text); });
         } else if constexpr (std::is_same_v<Value, Json::Object>) {
           list('{', value, '}', [&](const auto& field) {
-            text += scalar(field.first) + ':';
-            append(field.second, text);
+            text += scalar(field.key) + ':';
+            append(field.value, text);
           });
         } else {
           text += scalar(value);
@@ -133,8 +130,8 @@ const Json* Json::find(std::string_view key) const {
   const auto* fields = std::get_if<Object>(&value);
   if (!fields) return nullptr;
   const auto found = std::lower_bound(fields->begin(), fields->end(), key,
-                                      [](const auto& field, std::string_view k) { return field.first < k; });
-  return found != fields->end() && found->first == key ? &found->second : nullptr;
+                                      [](const auto& field, std::string_view k) { return field.key < k; });
+  return found != fields->end() && found->key == key ? &found->value : nullptr;
 }
 
 Json parse_json(std::string_view text, std::string_view name, std::size_t max_depth) {

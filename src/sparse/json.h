@@ -3,7 +3,6 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
-#include <utility>
 #include <variant>
 #include <vector>
 
@@ -12,13 +11,19 @@ namespace minference::sparse {
 // A JSON value. The JSON library's own allocates in its destructor, which ends the process where memory is exhausted; this
 // one goes away without.
 struct Json {
+  struct Field;
   using Array = std::vector<Json>;
-  using Object = std::vector<std::pair<std::string, Json>>;  // sorted by key
+  using Object = std::vector<Field>;  // sorted by key
 
   std::variant<std::nullptr_t, bool, std::int64_t, std::uint64_t, double, std::string, Array, Object> value;
 
   // An object's field, or null.
   const Json* find(std::string_view key) const;
+};
+
+struct Json::Field {
+  std::string key;
+  Json value;
 };
 
 // Refuses text that is not UTF-8 JSON, that repeats a key of an object, that nests more than `max_depth` deep, or that has a

@@ -299,6 +299,7 @@ struct LayerWorkspace {
 LayerWorkspace lay_out(const LayerPlan& plan, const HeadPlans& heads, const LayerOutputs& out, void* base) {
   const std::int64_t num_heads = plan.query.heads;
   // Attention's size depends on which pieces there are, not on where they lie.
+  // NOLINTNEXTLINE(performance-no-int-to-ptr): an address that nothing reads.
   Arena arena(base != nullptr ? base : reinterpret_cast<void*>(Arena::kAlignment));
   LayerWorkspace workspace;
   workspace.index = {

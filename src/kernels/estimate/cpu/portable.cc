@@ -17,11 +17,10 @@ struct Portable : cpu::portable::Simd {
     return (quarter[0] + quarter[2]) + (quarter[1] + quarter[3]);
   }
   static F32x16 shift_in(const F32x16& low, const F32x16& high) {
-    constexpr I32x4 kLastThenFirst = {3, 4, 5, 6};
     F32x16 shifted;
     for (int i = 3; i >= 0; --i)
       shifted.part[i] =
-          __builtin_shuffle(i > 0 ? high.part[i - 1] : low.part[3], high.part[i], kLastThenFirst);
+          __builtin_shufflevector(i > 0 ? high.part[i - 1] : low.part[3], high.part[i], 3, 4, 5, 6);
     return shifted;
   }
 

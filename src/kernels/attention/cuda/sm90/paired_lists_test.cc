@@ -220,6 +220,7 @@ void expect_sound_rings(std::initializer_list<std::pair<int, int>> key_and_value
   std::mt19937 random(1);
   for (int round = 0; round < 20000; ++round) {
     std::vector<Walk> walks;
+    walks.reserve(4);
     for (int i = 0; i < 4; ++i)
       walks.push_back(random() % 4 == 0 ? relative_walk(random) : walk_of(lists[random() % lists.size()]));
     Rings<TilesAStep> rings;

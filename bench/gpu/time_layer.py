@@ -108,10 +108,10 @@ def packed_layers(library: LayerLibrary, query, key, value, out, setting: dict) 
 class Layer:
     """Structured heads of one length, and what every setting of theirs gives: a row a setting."""
 
-    def __init__(self, library: LayerLibrary, num_tokens: int, options: argparse.Namespace):
+    def __init__(self, library: LayerLibrary, num_tokens: int, options: argparse.Namespace, upstream=None):
         from minference.synthetic import head_type_of_budget
 
-        self.library, self.num_tokens, self.options = library, num_tokens, options
+        self.library, self.num_tokens, self.options, self.upstream = library, num_tokens, options, upstream
         self.budgets = budgets(options.layer)
         self.query, self.key, self.value = make_qkv(
             num_tokens, [head_type_of_budget(*budget) for budget in self.budgets], KV_HEADS
@@ -206,8 +206,8 @@ class Layer:
             if self.options.packed:
                 packed = packed_layers(self.library, query, key, value, out, setting)
                 calls |= {(name, kind): call for kind, call in packed.items()}
-        if self.options.upstream:
-            calls["upstream"] = self.options.upstream.prepare(query, key, value, out, self.budgets)
+        if self.upstream:
+            calls["upstream"] = self.upstream.prepare(query, key, value, out, self.budgets)
         repeats = 7 if self.num_tokens < 200_000 else 3 if self.num_tokens < 800_000 else 1
         times = times_ms(calls, repeats)
         for row in rows:
@@ -256,15 +256,16 @@ def main() -> int:
     )
     options = parser.parse_args()
     library = LayerLibrary(options.library)
+    upstream = None
     if options.upstream:
         from upstream import Upstream
 
-        options.upstream = Upstream(options.upstream)
+        upstream = Upstream(options.upstream)
     print(torch.cuda.get_device_name(), torch.__version__, flush=True)
     title = f"A layer on the GPU: budgets of layer {options.layer} of Llama-3.1-8B, 32 query and 8 KV heads, head_dim 128"
     rows: list[dict] = []
     for num_tokens in options.lengths:
-        rows += Layer(library, num_tokens, options).rows()
+        rows += Layer(library, num_tokens, options, upstream).rows()
         torch.cuda.empty_cache()
         if options.output:
             options.output.write_text(json.dumps(describe(title, os.cpu_count(), rows), indent=1) + "\n")

@@ -13,8 +13,11 @@ def output_of(*command: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
-# Before this process imports anything. The first writes bytecode; others wait where the machine is busy.
-import_seconds = min(float(output_of(sys.executable, "-c", IMPORT)) for _ in range(20))
+# Before this process imports anything. The first writes bytecode; where the machine is busy, more are tried.
+imports = []
+while len(imports) < 2 or (min(imports) >= 0.1 and len(imports) < 20):
+    imports.append(float(output_of(sys.executable, "-c", IMPORT)))
+import_seconds = min(imports)
 assert import_seconds < 0.1, f"import minference must take less than 0.1 s, took {import_seconds:.3f}"
 
 import numpy as np  # noqa: E402

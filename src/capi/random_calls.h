@@ -1,0 +1,75 @@
+#pragma once
+
+// Random calls of the C ABI with exactly one wrong argument: each must be refused with a message that begins with that
+// argument's name, and write nothing.
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstdio>
+#include <functional>
+#include <memory>
+#include <string>
+#include <type_traits>
+#include <vector>
+
+#include "capi/spoil.h"
+#include "capi/testing.h"
+
+namespace minference::capi::testing {
+
+// One wrong argument: makes it wrong and returns its name.
+using Spoil = std::function<std::string()>;
+
+// One valid call, spoiled and made.
+using Call = std::function<void()>;
+
+class RandomCalls : public ::testing::Test {
+ protected:
+  RandomCalls() { layer_.set_heads({MINFERENCE_VERTICAL_SLASH, {10, 10}}); }
+
+  // Makes each of the calls 7,000 times, in turn.
+  void make(const std::vector<Call>& calls) {
+    const int count = 7000 * static_cast<int>(calls.size());
+    for (int i = 0; i < count && !HasFatalFailure(); ++i) {
+      SCOPED_TRACE("call " + std::to_string(i));
+      calls[static_cast<std::size_t>(i) % calls.size()]();
+    }
+    EXPECT_EQ(refused_, count);
+    std::printf("checked: %d calls, each refused by the name of its wrong argument\n", refused_);
+  }
+
+  // Does one of them.
+  void spoil(const std::vector<Spoil>& ways) { wrong_ = pick(random_, ways)(); }
+
+  template <class T>
+  static std::string wrong(const char* name, T& argument, std::type_identity_t<T> value) {
+    argument = value;
+    return name;
+  }
+
+  float not_finite() { return pick(random_, std::vector<float>{NAN, INFINITY, -INFINITY}); }
+
+  void expect_refused(minference_status status) {
+    const std::string message = minference_last_error();
+    ASSERT_TRUE(status == MINFERENCE_INVALID_ARGUMENT || status == MINFERENCE_UNSUPPORTED)
+        << "status " << status << " although " << wrong_ << " is wrong; last message: " << message;
+    const bool named = message.starts_with(wrong_ + " ") || message.starts_with(wrong_ + "[");
+    ASSERT_TRUE(named) << wrong_ << " is wrong, but: " << message;
+    ++refused_;
+  }
+
+  static void expect_unwritten(const std::vector<float>& values) {
+    for (const float x : values) ASSERT_TRUE(std::isnan(x));
+  }
+
+  Random random_{20261124};
+  std::unique_ptr<minference_context, DestroyContext> context_ = testing::context(1);
+  Layer layer_{{.batch = 1, .query_heads = 4, .kv_heads = 2, .q_len = 64, .kv_len = 64, .head_dim = 64}};
+  std::string wrong_;  // the argument that this call's message must name
+
+ private:
+  int refused_ = 0;
+};
+
+}  // namespace minference::capi::testing

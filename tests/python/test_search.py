@@ -208,7 +208,7 @@ def test_killed_and_resumed_is_the_same_file(tmp_path, capsys):
     capsys.readouterr()
 
 
-def test_cost_below_every_candidate_is_refused(tmp_path, capsys):
+def test_cost_below_every_candidate_is_refused_at_once(tmp_path, capsys):
     pytest.importorskip("transformers")
     output = tmp_path / "patterns.json"
     command = ["search", *SEARCH, "--output", str(output), "--work", str(tmp_path / "work")]
@@ -217,6 +217,7 @@ def test_cost_below_every_candidate_is_refused(tmp_path, capsys):
     lines = capsys.readouterr().err.splitlines()
     assert any("cost must be at least 0." in line and "got 0.01" in line for line in lines)
     assert not output.exists()
+    assert not (tmp_path / "work" / "samples.jsonl").read_text()
 
 
 @pytest.mark.parametrize(

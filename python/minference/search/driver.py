@@ -130,8 +130,18 @@ class Search:
                 ]
             )
         scores = scoring.score_patterns(query, key, value, candidates, scale)
+        if layer == 0 and first not in self._journal:
+            # What the cheapest cost hangs on the length and hardly on the layer: refused now, not after hours.
+            self._require_met(scores["cost"].min(0).mean())
         row = {"error": scores["error"].tolist(), "cost": scores["cost"].tolist()}
         return row if first in self._journal else row | {"candidates": candidates.tolist()}
+
+    def _require_met(self, least: float) -> None:
+        if least > self._plan.cost:
+            raise ValueError(
+                f"cost must be at least {math.ceil(least * 1000) / 1000:g} for prompts of these lengths, what the cheapest "
+                f"candidates cost, got {self._plan.cost:g}"
+            )
 
     def _rows(self, phase: str, prompts: tuple) -> Iterator[list[dict]]:
         """For each prompt, the rows of its layers."""
@@ -148,12 +158,7 @@ class Search:
         errors = np.sqrt((errors**2).mean(0)).swapaxes(1, 2)
         costs = costs.mean(0).swapaxes(1, 2)
         flat = (-1, errors.shape[-1])
-        least = float(costs.min(-1).mean())
-        if least > self._plan.cost:
-            raise ValueError(
-                f"cost must be at least {math.ceil(least * 1000) / 1000:g} for prompts of these lengths, what the cheapest "
-                f"candidates cost, got {self._plan.cost:g}"
-            )
+        self._require_met(costs.min(-1).mean())
         select = choose.equal_cost if len(self._plan.levels) == 1 else choose.shared_cost
         found = select(errors.reshape(flat), costs.reshape(flat), self._plan.cost)
         found = found.reshape(errors.shape[:2])

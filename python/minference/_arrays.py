@@ -40,6 +40,10 @@ class NumpyArrays:
         strides = tuple(stride // size for stride in array.strides)
         return array, _library.Tensor(array.__array_interface__["data"][0], array.shape, strides, dtype, 0)
 
+    def written(self, array, name):
+        """The minference_tensor of an array that the library writes; its memory must be expressible."""
+        return _in_place(self, array, name)
+
     def empty(self, shape, like):
         return self._numpy.empty(shape, dtype=like.dtype)
 
@@ -87,6 +91,9 @@ class TorchArrays:
             array = array.contiguous()
         return array, _library.Tensor(array.data_ptr(), shape, array.stride(), dtype, 0)
 
+    def written(self, array, name):
+        return _in_place(self, array, name)
+
     def empty(self, shape, like):
         return self._torch.empty(shape, dtype=like.dtype, device="cpu")
 
@@ -106,6 +113,13 @@ class TorchArrays:
     @staticmethod
     def address(array):
         return array.data_ptr()
+
+
+def _in_place(arrays, array, name):
+    described, tensor = arrays.describe(array, name)
+    if described is not array and 0 not in array.shape:
+        raise ValueError(f"{name} must have a contiguous last dimension and aligned elements, to be written")
+    return tensor
 
 
 _adapters = {}

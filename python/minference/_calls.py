@@ -8,18 +8,37 @@ from . import _context, _library
 from ._arrays import arrays_of, on_cuda
 from ._statistics import Statistics
 
-_ABSENT = _library.Tensor()
 
+class _Layer:
+    """One layer's tensors, described, and its results; keeps alive the copies that describing made."""
 
-def _statistics(shape):
-    import numpy
+    def __init__(self, query, key, value, want_lse, out=None):
+        if on_cuda(query):
+            from ._cuda_calls import CudaArrays
 
-    density, fallback = numpy.zeros(shape), numpy.zeros(shape, dtype=numpy.int32)
-    raw = _library.Statistics(
-        head_density=density.ctypes.data_as(ctypes.POINTER(ctypes.c_double)),
-        head_fallback=fallback.ctypes.data_as(ctypes.POINTER(ctypes.c_int32)),
-    )
-    return raw, density, fallback
+            arrays = CudaArrays(query.device)
+        else:
+            arrays = arrays_of(query)
+        self.arrays = arrays
+        self.query, query_tensor = arrays.describe(query, "query")
+        self.key, key_tensor = arrays.describe(key, "key")
+        self.value, value_tensor = arrays.describe(value, "value")
+        batch, num_heads, q_len, _ = self.query.shape
+        self.out = arrays.empty(self.query.shape, self.query) if out is None else out
+        self._lse = arrays.empty_f32((batch, num_heads, q_len, 1)) if want_lse else None
+        # By the names that they have in the arguments of every call.
+        self.tensors = {
+            "query": query_tensor,
+            "key": key_tensor,
+            "value": value_tensor,
+            "out": arrays.written(self.out, "out"),
+            "lse": arrays.written(self._lse, "lse") if want_lse else _library.Tensor(),
+        }
+
+    @property
+    def lse(self):
+        """``[B, Hq, q_len]`` or None."""
+        return None if self._lse is None else self._lse[..., 0]
 
 
 def prefill(
@@ -27,15 +46,15 @@ def prefill(
     key,
     value,
     heads,
-    sequences,
-    softmax_scale,
-    causal,
-    fallback,
-    want_lse,
-    out=None,
-    want_statistics=False,
-    block_table=None,
+    sequences=(None, 0),
+    softmax_scale=0.0,
+    causal=True,
+    fallback=_library.FALLBACK_AUTO,
     share_index=False,
+    block_table=None,
+    out=None,
+    want_lse=False,
+    want_statistics=False,
 ):
     """Run a layer.
 
@@ -45,54 +64,23 @@ def prefill(
         Address of int32 ``[num_query_heads, 5]``, and num_query_heads.
     sequences : pair
         Address of int64 ``[num_sequences, 5]`` or None, and num_sequences.
-    out : array, optional
-        Where to write; made contiguous when left out.
-    block_table : torch.Tensor, optional
+    softmax_scale : float
+        0 stands for ``1 / sqrt(D)``.
     share_index : bool
         As in `minference.prefill_attention`.
+    block_table : torch.Tensor, optional
+    out : array, optional
+        Where to write; made contiguous when left out.
 
     Returns
     -------
     tuple
         out, lse ``[B, Hq, q_len]`` or None, `Statistics` or None.
     """
-    if on_cuda(query):
-        from . import _cuda_calls
-
-        return _cuda_calls.prefill(
-            query,
-            key,
-            value,
-            heads,
-            sequences,
-            softmax_scale,
-            causal,
-            fallback,
-            want_lse,
-            out,
-            want_statistics,
-            block_table,
-            share_index,
-        )
-    if block_table is not None:
-        raise NotImplementedError("block_table must be None for tensors on the CPU")
-    arrays = arrays_of(query)
-    query, query_tensor = arrays.describe(query, "query")
-    key, key_tensor = arrays.describe(key, "key")
-    value, value_tensor = arrays.describe(value, "value")
-    batch, num_heads, q_len, _ = query.shape
-    if out is None:
-        out = arrays.empty(query.shape, query)
-    lse = arrays.empty_f32((batch, num_heads, q_len, 1)) if want_lse else None
-    raw = None
-    if want_statistics:
-        raw, density, fell_back = _statistics((sequences[1] if sequences[0] else batch, num_heads))
-    args = _library.PrefillArgs(
-        query=query_tensor,
-        key=key_tensor,
-        value=value_tensor,
-        out=arrays.describe(out, "out")[1],
-        lse=_ABSENT if lse is None else arrays.describe(lse, "lse")[1],
+    layer = _Layer(query, key, value, want_lse, out)
+    # The same in both libraries.
+    arguments = dict(
+        layer.tensors,
         softmax_scale=softmax_scale,
         non_causal=not causal,
         sequences=sequences[0],
@@ -102,20 +90,40 @@ def prefill(
         fallback=fallback,
         share_index=share_index,
     )
+    if on_cuda(query):
+        from . import _cuda_calls
+
+        statistics = _cuda_calls.prefill(arguments, query.device, want_statistics, block_table)
+    elif block_table is not None:
+        raise NotImplementedError("block_table must be None for tensors on the CPU")
+    else:
+        statistics = _prefill_on_cpu(_library.PrefillArgs(**arguments), want_statistics)
+    return layer.out, layer.lse, statistics
+
+
+def _prefill_on_cpu(args, want_statistics):
+    if not want_statistics:
+        _library.load().prefill(_context.current(), args, None)
+        return None
+    import numpy
+
+    shape = (args.num_sequences if args.sequences else args.query.shape[0], args.query.shape[1])
+    density, fallback = numpy.zeros(shape), numpy.zeros(shape, dtype=numpy.int32)
+    raw = _library.Statistics(
+        head_density=density.ctypes.data_as(ctypes.POINTER(ctypes.c_double)),
+        head_fallback=fallback.ctypes.data_as(ctypes.POINTER(ctypes.c_int32)),
+    )
     _library.load().prefill(_context.current(), args, raw)
-    statistics = None
-    if want_statistics:
-        statistics = Statistics(
-            density,
-            fell_back.astype(bool),
-            raw.pairs,
-            raw.all_pairs,
-            raw.seconds_estimate,
-            raw.seconds_select,
-            raw.seconds_index,
-            raw.seconds_attend,
-        )
-    return out, None if lse is None else lse[..., 0], statistics
+    return Statistics(
+        density,
+        fallback.astype(bool),
+        raw.pairs,
+        raw.all_pairs,
+        raw.seconds_estimate,
+        raw.seconds_select,
+        raw.seconds_index,
+        raw.seconds_attend,
+    )
 
 
 class Index:
@@ -140,50 +148,39 @@ class Index:
 
 def vertical_slash(query, key, value, columns, offsets, softmax_scale, causal, want_lse):
     """Attention over columns and offsets, integer arrays ``[B, Hq, n]``. Returns out, and lse or None."""
+    layer = _Layer(query, key, value, want_lse)
+    batch, kv_len = layer.query.shape[0], layer.key.shape[2]
+    if layer.key.shape[0] != batch or layer.value.shape[0] != batch:
+        raise ValueError(
+            f"key and value must have query's batch of {batch}, "
+            f"got {layer.key.shape[0]} and {layer.value.shape[0]}"
+        )
     if on_cuda(query):
         from . import _cuda_calls
 
-        return _cuda_calls.vertical_slash(
-            query, key, value, columns, offsets, softmax_scale, causal, want_lse
-        )
-    arrays = arrays_of(query)
-    query, query_tensor = arrays.describe(query, "query")
-    key, key_tensor = arrays.describe(key, "key")
-    value, value_tensor = arrays.describe(value, "value")
-    batch, num_heads, q_len, _ = query.shape
-    if key.shape[0] != batch or value.shape[0] != batch:
-        raise ValueError(
-            f"key and value must have query's batch of {batch}, got {key.shape[0]} and {value.shape[0]}"
-        )
-    out = arrays.empty(query.shape, query)
-    lse = arrays.empty_f32((batch, num_heads, q_len, 1)) if want_lse else None
+        attend = _cuda_calls.vertical_slash
+    else:
+        attend = _vertical_slash_on_cpu
     # The ABI takes one sequence a call.
-    entries = [query_tensor, key_tensor, value_tensor, arrays.describe(out, "out")[1]]
-    if want_lse:
-        entries.append(arrays.describe(lse, "lse")[1])
-    entry_bytes = [tensor.stride[0] * _ITEM_BYTES[tensor.dtype] for tensor in entries]
-    for tensor in entries:
-        tensor.shape[0] = 1
+    arguments = dict(layer.tensors, softmax_scale=softmax_scale)
+    entry_bytes = [tensor.stride[0] * _ITEM_BYTES.get(tensor.dtype, 0) for tensor in layer.tensors.values()]
+    for tensor in layer.tensors.values():
+        tensor.shape[0] = min(tensor.shape[0], 1)
     for b in range(batch):
-        index = Index(
-            columns[b, None, :, None], offsets[b, None, :, None], q_len, key.shape[2], causal, arrays
-        )
-        args = _library.AttentionArgs(
-            query=entries[0],
-            key=entries[1],
-            value=entries[2],
-            out=entries[3],
-            lse=entries[4] if want_lse else _ABSENT,
-            softmax_scale=softmax_scale,
-            index=index.handle,
-        )
-        _library.load().attention(_context.current(), args)
-        for tensor, step in zip(entries, entry_bytes):
-            tensor.data = (tensor.data or 0) + step
-    return out, None if lse is None else lse[..., 0]
+        attend(arguments, columns[b], offsets[b], kv_len, causal, layer.arrays)
+        for tensor, step in zip(layer.tensors.values(), entry_bytes):
+            tensor.data = tensor.data and tensor.data + step
+    return layer.out, layer.lse
 
 
 _ITEM_BYTES = {_library.F32: 4, _library.F16: 2, _library.BF16: 2}
+
+
+def _vertical_slash_on_cpu(arguments, columns, offsets, kv_len, causal, arrays):
+    q_len = arguments["query"].shape[2]
+    index = Index(columns[None, :, None], offsets[None, :, None], q_len, kv_len, causal, arrays)
+    args = _library.AttentionArgs(**arguments, index=index.handle)
+    _library.load().attention(_context.current(), args)
 
 
 def estimate(query, key, softmax_scale):

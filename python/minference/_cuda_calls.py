@@ -1,7 +1,6 @@
 """The operations of `_calls` on torch CUDA tensors, by ``libminference_cuda.so``.
 
-Work goes to the current stream of the tensors' device and is not waited for, but for statistics. Arguments and
-results are those of the functions of the same names in `_calls`.
+Work goes to the current stream of the tensors' device and is not waited for, but for statistics.
 """
 
 from __future__ import annotations
@@ -16,29 +15,47 @@ from ._arrays import require_four_dimensions
 from ._statistics import Statistics
 
 _DTYPES = {torch.float16: _library.F16, torch.bfloat16: _library.BF16}
-_ABSENT = _library.Tensor()
 _CUDA = 1
 # Addresses and strides that the copy engine takes are multiples of this.
 _ALIGNMENT = 16
 
 
-def _describe(tensor, name, device):
-    """The tensor, copied if the library cannot express or copy its memory, and its minference_tensor."""
-    if not isinstance(tensor, torch.Tensor):
-        raise TypeError(f"{name} must be a torch tensor as query is, got {type(tensor).__name__}")
-    if tensor.device != device:
-        raise ValueError(f"{name} must be on query's device {device}, got {tensor.device}")
-    if tensor.dtype not in _DTYPES:
-        raise NotImplementedError(f"{name} must have dtype float16 or bfloat16 on CUDA, got {tensor.dtype}")
-    require_four_dimensions(tensor.ndim, name, tensor.shape)
-    size = tensor.element_size()
-    if (
-        tensor.stride(3) != 1
-        or tensor.data_ptr() % _ALIGNMENT
-        or any(stride * size % _ALIGNMENT for stride in tensor.stride()[:3])
-    ):
-        tensor = tensor.clone(memory_format=torch.contiguous_format)
-    return tensor, tensor_of(tensor)
+class CudaArrays:
+    """How to describe and make the tensors of one GPU, as `_arrays.TorchArrays` for the CPU's."""
+
+    def __init__(self, device):
+        self.device = device
+
+    def describe(self, tensor, name):
+        """The tensor, copied if the library cannot express or copy its memory, and its minference_tensor."""
+        device = self.device
+        if not isinstance(tensor, torch.Tensor):
+            raise TypeError(f"{name} must be a torch tensor as query is, got {type(tensor).__name__}")
+        if tensor.device != device:
+            raise ValueError(f"{name} must be on query's device {device}, got {tensor.device}")
+        if tensor.dtype not in _DTYPES:
+            raise NotImplementedError(
+                f"{name} must have dtype float16 or bfloat16 on CUDA, got {tensor.dtype}"
+            )
+        require_four_dimensions(tensor.ndim, name, tensor.shape)
+        size = tensor.element_size()
+        if (
+            tensor.stride(3) != 1
+            or tensor.data_ptr() % _ALIGNMENT
+            or any(stride * size % _ALIGNMENT for stride in tensor.stride()[:3])
+        ):
+            tensor = tensor.clone(memory_format=torch.contiguous_format)
+        return tensor, tensor_of(tensor)
+
+    def written(self, tensor, name):
+        """The minference_tensor of a tensor that the library writes."""
+        return tensor_of(tensor)
+
+    def empty(self, shape, like):
+        return torch.empty(shape, dtype=like.dtype, device=self.device)
+
+    def empty_f32(self, shape):
+        return torch.empty(shape, device=self.device)
 
 
 def tensor_of(tensor):
@@ -95,65 +112,36 @@ def _refusal(dtype, head_dim, heads):
     return ""
 
 
-def prefill(
-    query,
-    key,
-    value,
-    heads,
-    sequences,
-    softmax_scale,
-    causal,
-    fallback,
-    want_lse,
-    out,
-    want_statistics,
-    block_table,
-    share_index,
-):
-    device = query.device
-    query, query_tensor = _describe(query, "query", device)
-    key, key_tensor = _describe(key, "key", device)
-    value, value_tensor = _describe(value, "value", device)
-    batch, num_heads, q_len, _ = query.shape
-    if out is None:
-        out = torch.empty(query.shape, dtype=query.dtype, device=device)
-    lse = torch.empty((batch, num_heads, q_len, 1), device=device) if want_lse else None
-    num_sequences = sequences[1] if sequences[0] else batch
+def prefill(arguments, device, want_statistics, block_table):
+    """Run a layer.
+
+    Parameters
+    ----------
+    arguments : dict
+        The fields that the call has in common with the CPU library's.
+
+    Returns
+    -------
+    Statistics or None
+    """
+    call = _cuda_library.PrefillCall(**arguments)
+    num_sequences = call.num_sequences if call.sequences else call.query.shape[0]
     if block_table is not None:
         block_table = _checked_block_table(block_table, num_sequences, device)
-    pairs = None
-    if want_statistics:
-        pairs = torch.empty((num_sequences, num_heads), dtype=torch.int64, device=device)
-    call = _cuda_library.PrefillCall(
-        query=query_tensor,
-        key=key_tensor,
-        value=value_tensor,
-        out=tensor_of(out),
-        lse=tensor_of(lse) if want_lse else _ABSENT,
-        softmax_scale=softmax_scale,
-        fallback=fallback,
-        sequences=sequences[0],
-        num_sequences=sequences[1],
-        heads=heads[0],
-        num_heads=heads[1],
-        pairs=pairs.data_ptr() if want_statistics else None,
-        block_table=None if block_table is None else block_table.data_ptr(),
-        block_table_stride=0 if block_table is None else block_table.shape[1],
-        non_causal=not causal,
-        share_index=share_index,
-    )
+        call.block_table, call.block_table_stride = block_table.data_ptr(), block_table.shape[1]
     if not want_statistics:
         run("prefill", call, device)
-        return out, lse[..., 0] if want_lse else None, None
+        return None
+    pairs = torch.empty((num_sequences, call.num_heads), dtype=torch.int64, device=device)
+    call.pairs = pairs.data_ptr()
     begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     stream = torch.cuda.current_stream(device)
     begin.record(stream)
     run("prefill", call, device)
     end.record(stream)
-    pairs = pairs.cpu().numpy()
-    statistics = _statistics(pairs, _all_pairs(sequences, batch, q_len, key.shape[2], causal), heads)
+    statistics = _statistics(call, pairs.cpu().numpy())
     statistics.seconds_attend = begin.elapsed_time(end) / 1000
-    return out, lse[..., 0] if want_lse else None, statistics
+    return statistics
 
 
 def _checked_block_table(block_table, num_sequences, device):
@@ -171,27 +159,27 @@ def _checked_block_table(block_table, num_sequences, device):
     return block_table.contiguous()
 
 
-def _all_pairs(sequences, batch, q_len, kv_len, causal):
-    """All pairs of a head in each sequence, causal ones when `causal`."""
-    lengths = [(q_len, kv_len)] * batch
-    if sequences[0]:
-        records = (_library.Sequence * sequences[1]).from_address(sequences[0])
+def _all_pairs(call):
+    """All pairs of a head in each sequence, causal ones when the call is."""
+    lengths = [(call.query.shape[2], call.key.shape[2])] * call.query.shape[0]
+    if call.sequences:
+        records = (_library.Sequence * call.num_sequences).from_address(call.sequences)
         lengths = [(record.q_len, record.kv_len) for record in records]
-    return [q * (2 * kv - q + 1) // 2 if causal else q * kv for q, kv in lengths]
+    return [q * kv if call.non_causal else q * (2 * kv - q + 1) // 2 for q, kv in lengths]
 
 
-def _statistics(pairs, all_pairs, heads):
+def _statistics(call, pairs):
     """The steps are not timed apart; a head with a sparse pattern and all pairs counts as one that fell back."""
     import numpy
 
-    records = (_library.HeadPattern * heads[1]).from_address(heads[0])
+    records = (_library.HeadPattern * call.num_heads).from_address(call.heads)
     sparse = numpy.array([record.pattern != _library.DENSE for record in records])
-    everything = numpy.array(all_pairs, dtype=numpy.int64)[:, None]
+    everything = numpy.array(_all_pairs(call), dtype=numpy.int64)[:, None]
     return Statistics(
         density=numpy.where(everything == 0, 0.0, pairs / numpy.maximum(everything, 1)),
         fallback=sparse & (pairs == everything),
         pairs=int(pairs.sum()),
-        all_pairs=int(everything.sum()) * heads[1],
+        all_pairs=int(everything.sum()) * call.num_heads,
         seconds_estimate=0.0,
         seconds_select=0.0,
         seconds_index=0.0,
@@ -199,39 +187,19 @@ def _statistics(pairs, all_pairs, heads):
     )
 
 
-def vertical_slash(query, key, value, columns, offsets, softmax_scale, causal, want_lse):
+def vertical_slash(arguments, columns, offsets, kv_len, causal, arrays):
+    """Attention of one sequence over columns and offsets, integer tensors ``[Hq, n]``; arguments as for `prefill`."""
     if not causal:
         raise NotImplementedError("causal must be True on CUDA, got False")
-    device = query.device
-    query, key, value = (
-        _describe(tensor, name, device)[0]
-        for tensor, name in ((query, "query"), (key, "key"), (value, "value"))
-    )
-    batch, num_heads, q_len, head_dim = query.shape
-    if key.shape[0] != batch or value.shape[0] != batch:
-        raise ValueError(
-            f"key and value must have query's batch of {batch}, got {key.shape[0]} and {value.shape[0]}"
-        )
-    columns, offsets = (members.to(device, torch.int32).contiguous() for members in (columns, offsets))
-    out = torch.empty(query.shape, dtype=query.dtype, device=device)
-    lse = torch.empty((batch, num_heads, q_len, 1), device=device) if want_lse else None
-    for b in range(batch):
-        index = _vertical_slash_index(columns[b], offsets[b], q_len, key.shape[2])
-        entry = slice(b, b + 1)
-        call = _cuda_library.AttentionCall(
-            query=tensor_of(query[entry]),
-            key=tensor_of(key[entry]),
-            value=tensor_of(value[entry]),
-            out=tensor_of(out[entry]),
-            lse=tensor_of(lse[entry]) if want_lse else _ABSENT,
-            softmax_scale=softmax_scale or head_dim**-0.5,
-            capacity=index.capacity,
-            heads=index.heads.data_ptr(),
-            tiles=index.tiles.data_ptr(),
-            columns=index.columns.data_ptr(),
-        )
-        run("attention", call, device)
-    return out, None if lse is None else lse[..., 0]
+    columns, offsets = (members.to(arrays.device, torch.int32).contiguous() for members in (columns, offsets))
+    call = _cuda_library.AttentionCall(**arguments)
+    if call.softmax_scale == 0:
+        call.softmax_scale = call.query.shape[3] ** -0.5
+    index = _vertical_slash_index(columns, offsets, call.query.shape[2], kv_len)
+    call.capacity = index.capacity
+    call.heads, call.tiles = index.heads.data_ptr(), index.tiles.data_ptr()
+    call.columns = index.columns.data_ptr()
+    run("attention", call, arrays.device)
 
 
 class Index:
@@ -268,7 +236,8 @@ def _vertical_slash_index(columns, offsets, q_len, kv_len):
 
 def estimate(query, key, softmax_scale):
     device = query.device
-    query, key = (_describe(x, name, device)[0] for x, name in ((query, "query"), (key, "key")))
+    arrays = CudaArrays(device)
+    query, key = (arrays.describe(x, name)[0] for x, name in ((query, "query"), (key, "key")))
     batch, num_heads, kv_len = query.shape[0], query.shape[1], key.shape[2]
     sums = torch.empty((2, batch, num_heads, kv_len), device=device)
     # A list of its own for each head: the index, which is not wanted, needs a pattern and room.

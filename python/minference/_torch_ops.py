@@ -71,8 +71,8 @@ def _prefill(
         softmax_scale,
         causal,
         fallback,
-        True,
-        share_index=share_index,
+        share_index,
+        want_lse=True,
     )
     return out, lse
 
@@ -94,13 +94,13 @@ def _vertical_slash(
 
 
 @_prefill.register_fake
-def _(query, key, value, heads, sequences, softmax_scale, causal, fallback, share_index=False):
+def _(query, key, value, heads, sequences, *settings):
     _require_patterns(query, heads, sequences)
     return _fake_outputs(query)
 
 
 @_vertical_slash.register_fake
-def _(query, key, value, columns, offsets, softmax_scale, causal):
+def _(query, key, value, columns, offsets, *settings):
     _require_members(query, columns, offsets)
     return _fake_outputs(query)
 
@@ -119,18 +119,15 @@ def _integers(array, name, dtype):
     return array.clamp(limits.min, limits.max).to(dtype)
 
 
-def prefill(query, key, value, heads, sequences, softmax_scale, causal, fallback, share_index):
-    """`minference.prefill_attention` as one node; `heads` and `sequences` may be plain numbers."""
+def prefill(query, key, value, heads, sequences, *settings):
+    """`minference.prefill_attention` as one node; `heads` and `sequences` may be plain numbers, the rest is as above."""
     heads = _integers(heads, "heads", torch.int32)
     if heads.ndim == 1:
         heads = heads.expand(query.shape[1], -1)
     if sequences is not None:
         sequences = _integers(sequences, "sequences", torch.int64)
-    return torch.ops.minference.prefill(
-        query, key, value, heads, sequences, softmax_scale, causal, fallback, share_index
-    )
+    return torch.ops.minference.prefill(query, key, value, heads, sequences, *settings)
 
 
-def vertical_slash(query, key, value, columns, offsets, softmax_scale, causal):
-    """`minference.vertical_slash_sparse_attention` as one node."""
-    return torch.ops.minference.vertical_slash(query, key, value, columns, offsets, softmax_scale, causal)
+# `minference.vertical_slash_sparse_attention` as one node.
+vertical_slash = torch.ops.minference.vertical_slash

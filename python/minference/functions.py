@@ -142,10 +142,10 @@ def prefill_attention(
         scale,
         causal,
         _FALLBACKS[fallback],
-        return_lse,
-        want_statistics=return_statistics,
+        share_index,
         block_table=block_table,
-        share_index=share_index,
+        want_lse=return_lse,
+        want_statistics=return_statistics,
     )
     results = [out] + [lse] * return_lse + [statistics] * return_statistics
     return results[0] if len(results) == 1 else tuple(results)

@@ -147,12 +147,11 @@ class Recorder:
             heads,
             call.where,
             scale,
-            True,
-            plan.fallback,
-            self._kept_mass,
-            out=out,
-            want_statistics=True,
+            fallback=plan.fallback,
             share_index=plan.share_index,
+            out=out,
+            want_lse=self._kept_mass,
+            want_statistics=True,
         )
         seconds = time.perf_counter() - begin
         self.report._add(seconds, statistics, call.sequences)
@@ -166,6 +165,6 @@ class Recorder:
         everything = patterns.layer_array(pattern, len(plan.heads))
         heads = (everything.ctypes.data, len(everything))
         _, all_lse, _ = _calls.prefill(
-            query, key, value, heads, call.where, scale, True, _library.FALLBACK_OFF, True
+            query, key, value, heads, call.where, scale, fallback=_library.FALLBACK_OFF, want_lse=True
         )
         return (lse.double() - all_lse.double()).exp().cpu()

@@ -103,11 +103,9 @@ class LayerPlan:
                 self.heads_for(call.window),
                 call.where,
                 scale,
-                True,
-                self.fallback,
-                False,
-                out=out.transpose(1, 2),
+                fallback=self.fallback,
                 share_index=self.share_index,
+                out=out.transpose(1, 2),
             )
         return out
 

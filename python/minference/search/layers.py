@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 
-from .. import _calls, _library
+from .. import _calls
 from ..config import MInferenceConfig
 from ..patch import _attention_modules, minference_patch, restore
 
@@ -19,9 +19,7 @@ class _Visitor:
 
     def __call__(self, plan, query, key, value, call, scale, out):
         heads = plan.heads_for(call.window)
-        _calls.prefill(
-            query, key, value, heads, call.where, scale, True, _library.FALLBACK_AUTO, False, out=out
-        )
+        _calls.prefill(query, key, value, heads, call.where, scale, out=out)
         if not call.window:
             self._visit(plan.layer, query, key, value, scale)
 

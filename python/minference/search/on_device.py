@@ -20,11 +20,9 @@ def _prefill(query, key, value, heads: np.ndarray, softmax_scale: float, want_ls
         key,
         value,
         (heads.ctypes.data, len(heads)),
-        (None, 0),
-        softmax_scale,
-        True,
-        _library.FALLBACK_OFF,
-        want_lse,
+        softmax_scale=softmax_scale,
+        fallback=_library.FALLBACK_OFF,
+        want_lse=want_lse,
         want_statistics=True,
     )
 

@@ -86,13 +86,10 @@ class Backend(TorchNativeAttnBackend):
                 key[slots].transpose(0, 1)[None],
                 value[slots].transpose(0, 1)[None],
                 (heads.data_ptr(), len(heads)),
-                (None, 0),
-                layer.scaling,
-                True,
-                self._fallback,
-                False,
-                out=out[rows].transpose(0, 1)[None],
+                softmax_scale=layer.scaling,
+                fallback=self._fallback,
                 share_index=self._share_index,
+                out=out[rows].transpose(0, 1)[None],
             )
             begin += q_len
         return out.view(q.shape)

@@ -204,9 +204,7 @@ class LayerAttention:
             heads,
             chunk.where,
             scale,
-            True,
-            self.fallback,
-            False,
-            out=out,
+            fallback=self.fallback,
             share_index=self.share_index,
+            out=out,
         )

@@ -99,7 +99,7 @@ def test_models_lists_every_pattern(capsys):
 
 def test_demo_answers_right(tmp_path, capsys):
     picture = tmp_path / "new folder" / "patterns.png"
-    arguments = ("--length", "2048", "--tasks", "single", "--output", str(picture), "--json")
+    arguments = ("--length", "2k", "--tasks", "single", "--output", str(picture), "--json")
     assert exit_code("demo", *arguments) == 0
     printed = capsys.readouterr()
     results = json.loads(printed.out)["results"]

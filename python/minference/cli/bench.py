@@ -46,7 +46,7 @@ def add_parser(subparsers) -> None:
     )
     parser.add_argument(
         "--lengths",
-        type=options.positive,
+        type=options.length,
         nargs="+",
         default=[8192, 32768],
         metavar="TOKENS",

@@ -24,13 +24,7 @@ def add_parser(subparsers) -> None:
     parser.add_argument(
         "--layers", type=options.comma_separated(int), metavar="A,B,...", help="which (default: all)"
     )
-    parser.add_argument(
-        "--length",
-        type=options.length,
-        default=8192,
-        metavar="TOKENS",
-        help="of the prompt (default: %(default)s)",
-    )
+    options.add_length(parser, 8192, "of the prompt")
     prompt = parser.add_mutually_exclusive_group()
     prompt.add_argument(
         "--task",
@@ -38,14 +32,9 @@ def add_parser(subparsers) -> None:
         help="whose prompt, see minference eval --list (default: %(default)s)",
     )
     prompt.add_argument("--text", metavar="FILE", help="begin of a text file as the prompt instead")
-    parser.add_argument("--seed", type=int, default=0, help="of the prompt (default: %(default)s)")
+    options.add_seed(parser, "of the prompt")
     options.add_device(parser)
-    parser.add_argument(
-        "--output",
-        default="minference-capture",
-        metavar="FOLDER",
-        help="where files go (default: %(default)s)",
-    )
+    options.add_output(parser, "minference-capture", "FOLDER", "where files go")
     options.add_threads(parser)
 
 

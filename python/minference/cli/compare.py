@@ -29,14 +29,8 @@ def add_parser(subparsers) -> None:
         metavar="HEADS,KV_HEADS,DIM",
         help="synthetic heads of all types in turn instead, 28,4,128 for a layer like Qwen2-7B's",
     )
-    parser.add_argument(
-        "--length",
-        type=options.length,
-        default=8192,
-        metavar="TOKENS",
-        help="of synthetic heads (default: %(default)s)",
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of synthetic heads (default: %(default)s)")
+    options.add_length(parser, 8192, "of synthetic heads")
+    options.add_seed(parser, "of synthetic heads")
     options.add_list(
         parser, "--costs", float, "0.05,0.1,0.2", "X,Y,...", "shares of dense attention's cost to fit to"
     )

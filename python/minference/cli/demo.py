@@ -8,8 +8,8 @@ from ..needle.prompts import TASKS
 from . import options
 
 _EXAMPLES = """  minference demo
-  minference demo --length 131072 --tasks kv_word         dense attention alone takes minutes
-  minference demo --length 8192 --tasks single passkey kv_hex
+  minference demo --length 128k --tasks kv_word           dense attention alone takes minutes
+  minference demo --length 8k --tasks single passkey kv_hex
   minference demo --attn a_shape                          a window loses the answer
   minference demo --web                                   the same with documents of yours, on a local web page
 """
@@ -35,13 +35,8 @@ def add_parser(subparsers) -> None:
         metavar="TASK",
         help=f"questions to ask, each about a document of its own: {', '.join(TASKS)} (default: variables)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="another document (default: %(default)s)")
-    parser.add_argument(
-        "--output",
-        default="minference-patterns.png",
-        metavar="FILE",
-        help="picture of every head's pattern (default: %(default)s)",
-    )
+    options.add_seed(parser, "another document")
+    options.add_output(parser, "minference-patterns.png", "FILE", "picture of every head's pattern")
     options.add_attention(parser)
     options.add_threads(parser)
     options.add_json(parser)

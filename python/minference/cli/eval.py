@@ -34,14 +34,8 @@ def add_parser(subparsers) -> None:
     options.add_optional_model(parser)
     options.add_settings(parser)
     options.add_lengths(parser, "8k")
-    parser.add_argument(
-        "--samples",
-        type=options.positive,
-        default=20,
-        metavar="N",
-        help="prompts of each task and length (default: %(default)s)",
-    )
-    parser.add_argument("--seed", type=int, default=0, help="the first prompt's seed (default: %(default)s)")
+    options.add_count(parser, "--samples", 20, "prompts of each task and length")
+    options.add_seed(parser, "the first prompt's seed")
     scoring = parser.add_mutually_exclusive_group()
     scoring.add_argument(
         "--decoded",
@@ -88,12 +82,7 @@ def add_parser(subparsers) -> None:
         metavar="M",
         help="end after about so long, with a summary of what is there; the same command goes on (default: never)",
     )
-    parser.add_argument(
-        "--output",
-        default="minference-eval",
-        metavar="FOLDER",
-        help="samples, summaries and pictures (default: %(default)s)",
-    )
+    options.add_output(parser, "minference-eval", "FOLDER", "samples, summaries and pictures")
     parser.add_argument(
         "--result", metavar="FILE", help="write a result file (JSON with machine and commit) too"
     )

@@ -35,9 +35,7 @@ def add_parser(subparsers) -> None:
     options.add_length(parser, 16384)
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--prompt", metavar="FILE", help="text file to run, cut to --length tokens")
-    source.add_argument(
-        "--seed", type=int, default=0, help="another generated document (default: %(default)s)"
-    )
+    options.add_seed(source, "another generated document")
     parser.add_argument(
         "--head",
         type=_head_name,
@@ -45,12 +43,7 @@ def add_parser(subparsers) -> None:
         metavar="LAYER.HEAD",
         help="draw this head in full; may be repeated (default: the heads that keep most and least)",
     )
-    parser.add_argument(
-        "--output",
-        default="minference-inspect",
-        metavar="FOLDER",
-        help="folder for pictures (default: %(default)s)",
-    )
+    options.add_output(parser, "minference-inspect", "FOLDER", "folder for pictures")
     options.add_attention(parser)
     options.add_threads(parser)
     options.add_json(parser)

@@ -153,13 +153,26 @@ def add_lengths(parser: argparse.ArgumentParser, default: str) -> None:
     add_list(parser, "--lengths", length, default, "4k,32k,...", "lengths of the prompts")
 
 
-def add_length(parser: argparse.ArgumentParser, default: int) -> None:
+def add_length(parser: argparse.ArgumentParser, default: int, summary: str = "length of the prompt") -> None:
     parser.add_argument(
-        "--length",
-        type=positive,
-        default=default,
-        metavar="TOKENS",
-        help="length of the prompt (default: %(default)s)",
+        "--length", type=length, default=default, metavar="TOKENS", help=f"{summary} (default: %(default)s)"
+    )
+
+
+def add_count(parser: argparse.ArgumentParser, flag: str, default: int, summary: str) -> None:
+    parser.add_argument(
+        flag, type=positive, default=default, metavar="N", help=f"{summary} (default: %(default)s)"
+    )
+
+
+def add_seed(parser: argparse.ArgumentParser, summary: str, default: int = 0) -> None:
+    parser.add_argument("--seed", type=int, default=default, help=f"{summary} (default: %(default)s)")
+
+
+def add_output(parser: argparse.ArgumentParser, default: str, metavar: str, summary: str) -> None:
+    """Where results go; `metavar` says whether it is a file or a folder."""
+    parser.add_argument(
+        "--output", default=default, metavar=metavar, help=f"{summary} (default: %(default)s)"
     )
 
 

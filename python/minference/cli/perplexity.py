@@ -24,20 +24,9 @@ def add_parser(subparsers) -> None:
     options.add_optional_model(parser)
     options.add_settings(parser)
     options.add_lengths(parser, "8k")
-    parser.add_argument(
-        "--windows",
-        type=options.positive,
-        default=8,
-        metavar="N",
-        help="of the text, at most, at each length (default: %(default)s)",
-    )
+    options.add_count(parser, "--windows", 8, "of the text, at most, at each length")
     options.add_device(parser)
-    parser.add_argument(
-        "--output",
-        default="minference-perplexity",
-        metavar="FOLDER",
-        help="losses, summary and picture (default: %(default)s)",
-    )
+    options.add_output(parser, "minference-perplexity", "FOLDER", "losses, summary and picture")
     options.add_threads(parser)
     options.add_json(parser)
 

@@ -53,26 +53,10 @@ def add_parser(subparsers) -> None:
         "prompts, see minference eval --list",
     )
     options.add_lengths(parser, "16k")
-    parser.add_argument(
-        "--samples",
-        type=options.positive,
-        default=1,
-        metavar="N",
-        help="prompts of each task and length to search on (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--held-out",
-        type=options.positive,
-        default=1,
-        metavar="N",
-        help="prompts of each task and length to check on (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--seed", type=int, default=1000, help="the first prompt's seed (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--output", default="head_patterns.json", metavar="FILE", help="pattern file (default: %(default)s)"
-    )
+    options.add_count(parser, "--samples", 1, "prompts of each task and length to search on")
+    options.add_count(parser, "--held-out", 1, "prompts of each task and length to check on")
+    options.add_seed(parser, "the first prompt's seed", 1000)
+    options.add_output(parser, "head_patterns.json", "FILE", "pattern file")
     parser.add_argument(
         "--work",
         default="minference-search",

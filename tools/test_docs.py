@@ -36,8 +36,18 @@ def test_links_and_paths_of_a_page(page):
     assert missing(PATH.findall(text)) == []
 
 
-def test_pages_that_sources_name():
-    named = set()
+def test_pages_and_sections_that_sources_name():
+    pages, sections = set(), set()
     for name in SOURCES:
-        named.update(re.findall(r"\bdocs/[\w/-]+\.md\b", (ROOT / name).read_text(encoding="utf-8")))
-    assert missing(named) == []
+        # As one line: comments are wrapped.
+        text = re.sub(r"\s*\n\s*(//|#)?\s*", " ", (ROOT / name).read_text(encoding="utf-8"))
+        pages.update(re.findall(r"\bdocs/[\w/-]+\.md\b", text))
+        sections.update(re.findall(r'\b(docs/[\w/-]+\.md), "([^"]+)"', text))
+    assert missing(pages) == []
+    assert [section for section in sorted(sections) if not has_section(*section)] == []
+
+
+def has_section(page, title):
+    """Whether a page has a heading, or a paragraph that begins in bold, of this name."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    return re.search(rf"^(#+ |(- )?\*\*){re.escape(title)}\b", text, re.MULTILINE) is not None

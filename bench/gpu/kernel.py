@@ -1,4 +1,4 @@
-"""libminference_cuda through ctypes, for torch tensors on the GPU."""
+"""libminference_cuda's attention call through ctypes, and its index on host and GPU."""
 
 from __future__ import annotations
 

@@ -3,32 +3,17 @@
 import pytest
 import torch
 from models import make, tokens
+from patched import DENSE, EVERYTHING, calls_taken, difference
 
-from minference import MInference, record, transformers_backend
+from minference import MInference, record
 from minference.greedy import answer
 from minference.needle import model as needle
 from minference.needle.prompts import answer_tokens, make_prompt
 
-EVERYTHING = MInference("minference", attn_kwargs={"share": 1.0, "fallback": "off"})
-DENSE = MInference("dense", attn_kwargs={"fallback": "off"})
-
 
 @pytest.fixture
 def taken(monkeypatch):
-    """Counts the layer calls that run in the library."""
-    calls = []
-    run = transformers_backend.LayerPlan.run
-
-    def counted(plan, query, *rest):
-        calls.append((plan.layer, query.shape[2]))
-        return run(plan, query, *rest)
-
-    monkeypatch.setattr(transformers_backend.LayerPlan, "run", counted)
-    return calls
-
-
-def difference(logits, expected):
-    return (logits.double() - expected.double()).pow(2).mean().sqrt().item()
+    return calls_taken(monkeypatch)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

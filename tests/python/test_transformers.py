@@ -1,6 +1,5 @@
 """Patched models: calls that the library takes give what the model gave before, to rounding."""
 
-import functools
 import gc
 import weakref
 
@@ -9,12 +8,10 @@ import tokenizers
 import torch
 import transformers
 from models import MODELS, make, tokens
+from patched import DENSE, EVERYTHING, calls_taken, difference
 
 import minference
-from minference import MInference, call_mask, transformers_backend
-
-EVERYTHING = MInference("minference", attn_kwargs={"share": 1.0, "fallback": "off"})
-DENSE = MInference("dense", attn_kwargs={"fallback": "off"})
+from minference import MInference, call_mask
 
 
 @pytest.fixture(autouse=True)
@@ -25,21 +22,7 @@ def without_gradients():
 
 @pytest.fixture
 def taken(monkeypatch):
-    """Counts the layer calls that run in the library."""
-    calls = []
-    run = transformers_backend.LayerPlan.run
-
-    @functools.wraps(run)
-    def counted(plan, query, *rest):
-        calls.append((plan.layer, query.shape[2]))
-        return run(plan, query, *rest)
-
-    monkeypatch.setattr(transformers_backend.LayerPlan, "run", counted)
-    return calls
-
-
-def difference(logits, expected):
-    return (logits.double() - expected.double()).pow(2).mean().sqrt().item()
+    return calls_taken(monkeypatch)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -1,4 +1,4 @@
-"""The command line: `minference demo | models | inspect | bench`."""
+"""The command line, `minference COMMAND`: a module a command, named in `main`."""
 
 from .main import main
 

@@ -41,6 +41,38 @@ class RandomCalls : public ::testing::Test {
 
   // Does one of them.
   void spoil(const std::vector<Spoil>& ways) { wrong_ = pick(random_, ways)(); }
+  void spoil(std::vector<Spoil> ways, const std::vector<Spoil>& more) {
+    ways.insert(ways.end(), more.begin(), more.end());
+    spoil(ways);
+  }
+
+  // What may be wrong with any call on query and key. `pointer` and `context` are what the call is given.
+  template <class Args>
+  std::vector<Spoil> wrong_query_and_key(Args& args, const Args*& pointer, minference_context*& context,
+                                         std::vector<int> query_dims = {2, 3}) {
+    return {[&] { return spoil_size(random_, args); },
+            [&, query_dims] { return spoil_tensor(random_, args.query, "query", query_dims); },
+            [&] {
+              return spoil_tensor(random_, args.key, "key", {0, 3});
+            },
+            [&] { return wrong("softmax_scale", args.softmax_scale, not_finite()); },
+            [&] { return wrong("context", context, nullptr); },
+            [&] { return wrong("args", pointer, nullptr); }};
+  }
+
+  // The same with value, out and lse; another q_len would be called out's mistake.
+  template <class Args>
+  std::vector<Spoil> wrong_layer(Args& args, const Args*& pointer, minference_context*& context) {
+    auto ways = wrong_query_and_key(args, pointer, context, {3});
+    ways.insert(ways.end(), {[&] {
+                               return spoil_tensor(random_, args.value, "value", {0, 1, 2, 3});
+                             },
+                             [&] {
+                               return spoil_tensor(random_, args.out, "out", {0, 1, 2, 3}, true);
+                             },
+                             [&] { return wrong("lse.dtype", args.lse.dtype, outside32(random_, 1, 1)); }});
+    return ways;
+  }
 
   template <class T>
   static std::string wrong(const char* name, T& argument, std::type_identity_t<T> value) {

@@ -36,21 +36,12 @@ class RandomHandleCalls : public RandomCalls {
     auto* context = context_.get();
     minference_index* index = nullptr;
     auto** target = &index;
-    spoil({[&] { return spoil_size(random_, args); },
-           [&] {
-             return spoil_tensor(random_, args.query, "query", {2, 3});
-           },
-           [&] {
-             return spoil_tensor(random_, args.key, "key", {0, 3});
-           },
-           [&] { return wrong("softmax_scale", args.softmax_scale, not_finite()); },
-           [&] { return wrong("num_heads", args.num_heads, outside(random_, 4, 4)); },
+    spoil(wrong_query_and_key(args, args_pointer, context),
+          {[&] { return wrong("num_heads", args.num_heads, outside(random_, 4, 4)); },
            [&] { return wrong("heads", args.heads, nullptr); }, [&] { return spoil_head(random_, heads); },
            [&] { return wrong("heads[0].pattern", args.non_causal, 1); },
            [&] { return wrong("fallback", args.fallback, outside32(random_, 0, 1)); },
            [&] { return wrong("share_index", args.share_index, outside32(random_, 0, 1)); },
-           [&] { return wrong("context", context, nullptr); },
-           [&] { return wrong("args", args_pointer, nullptr); },
            [&] { return wrong("index", target, nullptr); }});
     expect_refused(minference_index_create(context, args_pointer, target));
     ASSERT_EQ(index, nullptr) << wrong_;
@@ -106,23 +97,9 @@ class RandomHandleCalls : public RandomCalls {
     auto result = blank_result(layer_, args.out, args.lse);
     const auto* args_pointer = &args;
     auto* context = context_.get();
-    spoil({[&] { return spoil_size(random_, args); },
-           [&] { return spoil_tensor(random_, args.query, "query", {3}); },
-           [&] {
-             return spoil_tensor(random_, args.key, "key", {0, 3});
-           },
-           [&] {
-             return spoil_tensor(random_, args.value, "value", {0, 1, 2, 3});
-           },
-           [&] {
-             return spoil_tensor(random_, args.out, "out", {0, 1, 2, 3}, true);
-           },
-           [&] { return wrong("lse.dtype", args.lse.dtype, outside32(random_, 1, 1)); },
-           [&] { return wrong("softmax_scale", args.softmax_scale, not_finite()); },
-           [&] { return wrong("index", args.index, nullptr); },
-           [&] { return wrong("index", args.index, other_index_); },
-           [&] { return wrong("context", context, nullptr); },
-           [&] { return wrong("args", args_pointer, nullptr); }});
+    spoil(wrong_layer(args, args_pointer, context),
+          {[&] { return wrong("index", args.index, nullptr); },
+           [&] { return wrong("index", args.index, other_index_); }});
     expect_refused(minference_attention(context, args_pointer));
     expect_unwritten(result.out);
     expect_unwritten(result.lse);

@@ -18,27 +18,13 @@ class RandomLayerCalls : public RandomCalls {
     args.heads = heads.data();
     const auto* args_pointer = &args;
     auto* context = context_.get();
-    spoil({[&] { return spoil_size(random_, args); },
-           [&] { return spoil_tensor(random_, args.query, "query", {3}); },
-           [&] {
-             return spoil_tensor(random_, args.key, "key", {0, 3});
-           },
-           [&] {
-             return spoil_tensor(random_, args.value, "value", {0, 1, 2, 3});
-           },
-           [&] {
-             return spoil_tensor(random_, args.out, "out", {0, 1, 2, 3}, true);
-           },
-           [&] { return wrong("lse.dtype", args.lse.dtype, outside32(random_, 1, 1)); },
-           [&] { return wrong("softmax_scale", args.softmax_scale, not_finite()); },
-           [&] { return wrong("num_heads", args.num_heads, outside(random_, 4, 4)); },
+    spoil(wrong_layer(args, args_pointer, context),
+          {[&] { return wrong("num_heads", args.num_heads, outside(random_, 4, 4)); },
            [&] { return wrong("heads", args.heads, nullptr); }, [&] { return spoil_head(random_, heads); },
            [&] { return wrong("num_sequences", args.num_sequences, -pick(random_, 1, INT64_MAX)); },
            [&] { return spoil_sequence(random_, sequences); },
            [&] { return wrong("fallback", args.fallback, outside32(random_, 0, 1)); },
-           [&] { return wrong("share_index", args.share_index, outside32(random_, 0, 1)); },
-           [&] { return wrong("context", context, nullptr); },
-           [&] { return wrong("args", args_pointer, nullptr); }});
+           [&] { return wrong("share_index", args.share_index, outside32(random_, 0, 1)); }});
     expect_refused(minference_prefill(context, args_pointer, nullptr));
     expect_unwritten(result.out);
     expect_unwritten(result.lse);
@@ -53,23 +39,14 @@ class RandomLayerCalls : public RandomCalls {
                                   .diagonal_sums = sums(diagonals)};
     const auto* args_pointer = &args;
     auto* context = context_.get();
-    spoil({[&] { return spoil_size(random_, args); },
-           [&] {
-             return spoil_tensor(random_, args.query, "query", {2, 3});
-           },
-           [&] {
-             return spoil_tensor(random_, args.key, "key", {0, 3});
-           },
-           [&] {
+    spoil(wrong_query_and_key(args, args_pointer, context),
+          {[&] {
              return spoil_tensor(random_, args.column_sums, "column_sums", {0, 1, 2, 3}, true);
            },
            [&] {
              return spoil_tensor(random_, args.diagonal_sums, "diagonal_sums", {0, 1, 2, 3}, true);
            },
-           [&] { return wrong("diagonal_sums.stride[1]", args.diagonal_sums.stride[1], 65); },
-           [&] { return wrong("softmax_scale", args.softmax_scale, not_finite()); },
-           [&] { return wrong("context", context, nullptr); },
-           [&] { return wrong("args", args_pointer, nullptr); }});
+           [&] { return wrong("diagonal_sums.stride[1]", args.diagonal_sums.stride[1], 65); }});
     expect_refused(minference_estimate(context, args_pointer));
     expect_unwritten(columns);
     expect_unwritten(diagonals);
@@ -169,22 +146,13 @@ class RandomLayerCalls : public RandomCalls {
     auto* context = context_.get();
     std::vector<minference_score> scores(8);
     auto* target = scores.data();
-    spoil({[&] { return spoil_size(random_, args); },
-           [&] {
-             return spoil_tensor(random_, args.query, "query", {2, 3});
-           },
-           [&] {
-             return spoil_tensor(random_, args.key, "key", {0, 3});
-           },
-           [&] {
+    spoil(wrong_query_and_key(args, args_pointer, context),
+          {[&] {
              return spoil_tensor(random_, args.value, "value", {0, 1, 2, 3});
            },
-           [&] { return wrong("softmax_scale", args.softmax_scale, not_finite()); },
            [&] { return wrong("candidates", args.candidates, nullptr); },
            [&] { return spoil_head(random_, candidates[6], "candidates[1][2]"); },
            [&] { return wrong("num_candidates", args.num_candidates, outside(random_, 1, 1 << 20)); },
-           [&] { return wrong("context", context, nullptr); },
-           [&] { return wrong("args", args_pointer, nullptr); },
            [&] { return wrong("scores", target, nullptr); }});
     expect_refused(minference_score_patterns(context, args_pointer, target));
     for (const auto& score : scores) ASSERT_EQ(score.all_pairs, 0) << wrong_;
@@ -204,15 +172,8 @@ class RandomLayerCalls : public RandomCalls {
     auto* context = context_.get();
     std::vector<minference_head_pattern> fitted(8, {-7, {0, 0}});
     auto* target = fitted.data();
-    spoil({[&] { return spoil_size(random_, args); },
-           [&] {
-             return spoil_tensor(random_, args.query, "query", {2, 3});
-           },
-           [&] {
-             return spoil_tensor(random_, args.key, "key", {0, 3});
-           },
-           [&] { return wrong("softmax_scale", args.softmax_scale, not_finite()); },
-           [&] { return wrong("candidates", args.candidates, nullptr); },
+    spoil(wrong_query_and_key(args, args_pointer, context),
+          {[&] { return wrong("candidates", args.candidates, nullptr); },
            [&] { return spoil_head(random_, candidates[6], "candidates[1][2]"); },
            [&] {
              return wrong("candidates[0][3].pattern", candidates[3].pattern, std::int32_t{MINFERENCE_DENSE});
@@ -221,8 +182,6 @@ class RandomLayerCalls : public RandomCalls {
            [&] { return wrong("free_size", args.free_size, nullptr); },
            [&] { return wrong("free_size[1]", free_size[1], outside32(random_, 0, 1)); },
            [&] { return wrong("cost", args.cost, pick(random_, 0, 1) ? double{not_finite()} : -0.25); },
-           [&] { return wrong("context", context, nullptr); },
-           [&] { return wrong("args", args_pointer, nullptr); },
            [&] { return wrong("fitted", target, nullptr); }});
     expect_refused(minference_fit_patterns(context, args_pointer, target));
     for (const auto& head : fitted) ASSERT_EQ(head.pattern, -7) << wrong_;

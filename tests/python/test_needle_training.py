@@ -1,6 +1,7 @@
 """The training data of the embedded model, and that a run cut into slices is the same run."""
 
 import json
+import lzma
 import os
 import re
 import subprocess
@@ -342,6 +343,22 @@ def test_another_run_is_not_resumed(tmp_path, changed, message):
     run(tmp_path, "--slice-steps", "1")
     with pytest.raises(SystemExit, match=re.escape(message)):
         run(tmp_path, "--resume", *changed)
+
+
+def test_another_corpus_does_not_resume(tmp_path):
+    """By what it holds, not by where it lies."""
+    text = haystack.text(2000, 1)
+    paths = [tmp_path / name for name in ("first", "same", "other")]
+    for path, documents in zip(paths, ([text], [text], [text, text])):
+        with lzma.open(path, "wt") as file:
+            json.dump({"train": documents, "words_train": []}, file)
+    run(tmp_path, "--slice-steps", "1", "--corpus", str(paths[0]))
+    for options in ([], ["--corpus", str(paths[2])]):
+        with pytest.raises(
+            SystemExit, match="--corpus must be that of the run to resume, [0-9a-f]{16}, got "
+        ):
+            run(tmp_path, "--resume", *options)
+    assert run(tmp_path, "--resume", "--corpus", str(paths[1])).steps == 12
 
 
 def test_another_number_of_processes_does_not_resume(tmp_path, monkeypatch):

@@ -281,6 +281,12 @@ def test_means_and_differences():
     found = statistics.mean([1] * 8 + [0] * 2)
     assert found.mean == 0.8 and (found.low, found.high) == (0.5, 1.0)
     assert statistics.mean([1] * 8 + [0] * 2) == found
+    # Wilson, 1927: 8 of 10, all of 200, and parts of answers by bootstrap.
+    assert statistics.accuracy([1] * 8 + [0] * 2).low == pytest.approx(0.490, abs=1e-3)
+    assert statistics.accuracy([1] * 8 + [0] * 2).high == pytest.approx(0.943, abs=1e-3)
+    assert statistics.accuracy([1] * 200).low == pytest.approx(0.981, abs=1e-3)
+    assert statistics.accuracy([1] * 200).high == 1
+    assert statistics.accuracy([0.5, 1, 0.75]) == statistics.mean([0.5, 1, 0.75])
     same = statistics.difference([1] * 50, [1] * 50)
     # 50 pairs without a loss leave a loss in 7.1 % of pairs possible.
     assert same.mean == 0 and same.low == pytest.approx(-0.0711, abs=1e-4)

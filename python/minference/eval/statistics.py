@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import sqrt
+from statistics import NormalDist
 
 import numpy as np
 
@@ -45,6 +47,17 @@ def mean(values: Sequence[float], low: float = 0.0, high: float = 1.0) -> Estima
     tail = 50 * (1 - CONFIDENCE)
     below, above = np.percentile(array[picks].mean(1), [tail, 100 - tail])
     return Estimate(middle, float(below), float(above))
+
+
+def accuracy(scores: Sequence[float]) -> Estimate:
+    """Mean score: with Wilson's interval (1927) where every score is 0 or 1, else with `mean`'s."""
+    if not set(scores) <= {0, 1}:
+        return mean(scores)
+    count, share = len(scores), sum(scores) / len(scores)
+    squared = NormalDist().inv_cdf((1 + CONFIDENCE) / 2) ** 2
+    middle = (share + squared / (2 * count)) / (1 + squared / count)
+    half = sqrt(squared * (share * (1 - share) / count + squared / (4 * count**2))) / (1 + squared / count)
+    return Estimate(share, max(middle - half, 0.0), min(middle + half, 1.0))
 
 
 def difference(values: Sequence[float], baseline: Sequence[float]) -> Estimate:

@@ -41,7 +41,7 @@ def summarize(samples: Iterable[dict], baseline: str | None) -> list[dict]:
     rows = []
     for (task, length, attention), by_seed in cells.items():
         found = [by_seed[seed] for seed in sorted(by_seed)]
-        accuracy = statistics.mean([sample["score"] for sample in found])
+        accuracy = statistics.accuracy([sample["score"] for sample in found])
         row = dict.fromkeys(COLUMNS)
         row |= {"task": task, "length": length, "attention": attention, "samples": len(found)}
         row |= {"accuracy": accuracy.mean, "low": accuracy.low, "high": accuracy.high}

@@ -223,10 +223,13 @@ $(LLAMA_BUILD)/built: | $(LLAMA_CPP) build/debian-packages
 	  -DLLAMA_BUILD_UI=OFF -DLLAMA_USE_PREBUILT_UI=OFF -DLLAMA_OPENSSL=OFF
 	@cmake --build $(LLAMA_BUILD) --parallel $(JOBS) --target llama-bench llama-completion llama-server && touch $@
 
-$(LLAMA)/needle.gguf: tests/engines/llama/convert.py tests/engines/llama/requirements.txt $(wildcard models/needle/*.safetensors) | $(LLAMA_BUILD)/built .venv/installed
+# The embedded model as it is, and in the precision that OpenVINO reads, for bench/openvino_ttft.py.
+$(LLAMA)/needle.gguf: GGUF_TYPE := bf16
+$(LLAMA)/needle-f16.gguf: GGUF_TYPE := f16
+$(LLAMA)/needle.gguf $(LLAMA)/needle-f16.gguf: tests/engines/llama/convert.py tests/engines/llama/requirements.txt $(wildcard models/needle/*.safetensors) | $(LLAMA_BUILD)/built .venv/installed
 	$(call say,"Convert the embedded model")
 	@$(PIP) install --quiet --target $(LLAMA)/converter --upgrade --requirement tests/engines/llama/requirements.txt
-	@PYTHONPATH=$(LLAMA)/converter $(VENV)/python tests/engines/llama/convert.py $(LLAMA_CPP) models/needle --outtype bf16 --outfile $@
+	@PYTHONPATH=$(LLAMA)/converter $(VENV)/python tests/engines/llama/convert.py $(LLAMA_CPP) models/needle --outtype $(GGUF_TYPE) --outfile $@
 
 build/engines/ggml/libggml: tests/engines/llama/ggml.txt | .venv/environment
 	$(call say,"A ggml")

@@ -68,22 +68,28 @@ def compare(pairs: int, measure) -> dict:
     }
 
 
-def parser(description: str, parts: dict) -> argparse.ArgumentParser:
-    """With the options of every program; the keys of `parts` are what it measures."""
+def common_parser(description: str, repeats: int) -> argparse.ArgumentParser:
+    """With the options of every program that takes times to first token."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--parts", nargs="+", choices=parts, default=list(parts), metavar="PART")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument(
-        "--repeats", type=int, default=3, help="times to first token: runs of each sparse attention"
+        "--repeats", type=int, default=repeats, help="times to first token: runs of each sparse attention"
     )
+    parser.add_argument("--output", type=Path, default=Path("bench/results"), help="folder for result files")
+    return parser
+
+
+def parser(description: str, parts: dict) -> argparse.ArgumentParser:
+    """The same for programs that also measure other things; the keys of `parts` are what they measure."""
+    parser = common_parser(description, repeats=3)
+    parser.add_argument("--parts", nargs="+", choices=parts, default=list(parts), metavar="PART")
     parser.add_argument("--prompts", type=int, default=50, help="answers: prompts for sparse attention")
     parser.add_argument(
         "--dense-prompts", type=int, default=5, help="answers: prompts for the engine's attention"
     )
     parser.add_argument("--pairs", type=int, default=31, help="short: pairs a length")
-    parser.add_argument("--output", type=Path, default=Path("bench/results"), help="folder for result files")
     return parser
 
 

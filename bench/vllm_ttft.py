@@ -251,9 +251,9 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def main() -> None:
-    args = parse()
-    cores = sorted(os.sched_getaffinity(0))[: args.threads]
+def set_environment(threads: int) -> None:
+    """What an engine that this process starts is told: offline, all of these cores for the model."""
+    cores = sorted(os.sched_getaffinity(0))[:threads]
     os.environ.update(
         HF_HUB_OFFLINE="1",
         OMP_WAIT_POLICY="passive",
@@ -262,6 +262,11 @@ def main() -> None:
         VLLM_LOGGING_LEVEL="WARNING",
         VLLM_NO_USAGE_STATS="1",
     )
+
+
+def main() -> None:
+    args = parse()
+    set_environment(args.threads)
     for part in args.parts:
         title, measure = PARTS[part]
         rows = ttft.with_earlier(args.output, f"vllm_{part}", measure(args), KEYS)

@@ -3,14 +3,14 @@
 #
 #   bench/eval_cuda.sh FOLDER [MINUTES]
 #
-# Patterns are those of PATTERNS (bench/patterns/needle-32k.json). Where that is not there, they are searched on the GPU at 32K tokens, of a
+# Patterns are those of PATTERNS (the model's own). Where that is not there, they are searched on the GPU at 32K tokens, of a
 # cost at which no task computes more than 5 % of the pairs. Then, in order: dense, MInference and TriShape at 32K, 200 prompts, on every
-# retrieval task and those that need more than the last rows; dense and MInference at 128K, 50 prompts, and 200 of the hardest tasks;
-# curves of all methods at 16K, 50 prompts.
+# retrieval task and those that need more than the last rows; dense and MInference at 128K, 50 prompts, and 200 of the tasks
+# that lost most of these; curves of all methods at 16K, 50 prompts.
 # Each is shared by several processes, PROCESSES (8) on each of GPUS ("0 1"; all), with prompts of their own: times to first
 # token mean nothing here.
 # Ends after about MINUTES (8 unless told otherwise), with summaries of what is there; the same command goes on. What FOLDER
-# gets: patterns and the search's report; 32k/, 128k/ and curves/ with samples.jsonl and summaries; *_cuda.json, results. Last come
+# gets: patterns and the search's report; 32k/, 128k/, 128k_more/ and curves/ with samples.jsonl and summaries; *_cuda.json, results. Last come
 # all selections on synthetic heads of a layer like Qwen2-7B's.
 # A trial without a GPU, with lengths divided by SCALE: SCALE=8 PROMPTS=2 DEVICE=cpu bench/eval_cuda.sh /tmp/trial 20
 set -uo pipefail
@@ -23,7 +23,7 @@ cd "$(dirname "$0")/.."
 mkdir -p "$output"
 minference=("${PYTHON:-python3}" -m minference)
 export OMP_NUM_THREADS=1 PYTHONPATH=$PWD/python${PYTHONPATH:+:$PYTHONPATH}
-patterns=${PATTERNS:-bench/patterns/needle-32k.json}
+patterns=${PATTERNS:-models/needle/head_patterns.json}
 [ "$scale" = 1 ] || patterns=$output/patterns.json
 status=0
 
@@ -94,12 +94,12 @@ if [ ! -e "$patterns" ]; then
   fi
   cat "$output/search.txt"
 fi
-cp "$patterns" "$output/needle-32k.json"
+cp "$patterns" "$output/patterns-used.json"
 
 evaluate 32k eval_retrieval_32k_cuda 32768 200 retrieval vt vt_two_hops early_question cwe recall restated \
   --attn dense,minference,tri_shape --decoded
 evaluate 128k eval_retrieval_128k_cuda 131072 50 retrieval --attn dense,minference --decoded
-evaluate 128k_hard eval_hard_128k_cuda 131072 200 niah_multikey_2 niah_multikey_3 number --attn dense,minference --decoded
+evaluate 128k_more eval_more_128k_cuda 131072 200 niah_multivalue number --attn dense,minference --decoded
 evaluate curves eval_curves_cuda 16384 50 middle niah_multikey_1 kv_words vt --forced --scales 2,1,0.5,0.25,0.1 \
   --attn dense,minference,adaptive,a_shape,tri_shape,static,vertical_only,slash_only,block_sparse
 if [ "$(remaining)" -gt 0 ]; then

@@ -25,7 +25,7 @@ from llama_programs import ROOT
 from minference.needle.prompts import answer_tokens
 
 GGUF = ROOT / "build/engines/llama/needle-f16.gguf"
-# Of each engine; those of vLLM are in one piece, OpenVINO's in chunks of 4096, at which it is fastest.
+# Of each engine; those of vLLM are in one piece, OpenVINO's in chunks of 4096: in one piece it took longer.
 ATTENTIONS = {
     "minference": "vllm",
     "adaptive": "vllm",

@@ -28,9 +28,9 @@ class RandomCalls : public ::testing::Test {
  protected:
   RandomCalls() { layer_.set_heads({MINFERENCE_VERTICAL_SLASH, {10, 10}}); }
 
-  // Makes each of the calls 7,000 times, in turn.
+  // Makes each of the calls 7,200 times, in turn.
   void make(const std::vector<Call>& calls) {
-    const int count = 7000 * static_cast<int>(calls.size());
+    const int count = 7200 * static_cast<int>(calls.size());
     for (int i = 0; i < count && !HasFatalFailure(); ++i) {
       SCOPED_TRACE("call " + std::to_string(i));
       calls[static_cast<std::size_t>(i) % calls.size()]();

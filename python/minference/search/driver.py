@@ -130,8 +130,10 @@ class Search:
                 ]
             )
         scores = scoring.score_patterns(query, key, value, candidates, scale)
-        if layer == 0 and first not in self._journal:
-            # What the cheapest cost hangs on the length and hardly on the layer: refused now, not after hours.
+        lengths = {length for _, length, _ in self._plan.prompts}
+        if layer == 0 and first not in self._journal and len(lengths) == 1:
+            # What the cheapest cost hangs on the length and hardly on the layer: refused now, not after hours. Of
+            # several lengths the mean counts.
             self._require_met(scores["cost"].min(0).mean())
         row = {"error": scores["error"].tolist(), "cost": scores["cost"].tolist()}
         return row if first in self._journal else row | {"candidates": candidates.tolist()}

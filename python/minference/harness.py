@@ -8,9 +8,16 @@ prefill would choose by rows of padding.
 
 from __future__ import annotations
 
-from lm_eval.__main__ import cli_evaluate
-from lm_eval.api.registry import register_model
-from lm_eval.models.huggingface import HFLM
+import sys
+
+try:
+    from lm_eval.__main__ import cli_evaluate
+    from lm_eval.api.registry import register_model
+    from lm_eval.models.huggingface import HFLM
+except ModuleNotFoundError as error:
+    if __name__ != "__main__":
+        raise
+    sys.exit(f"minference.harness needs {error.name}: pip install 'lm_eval[hf]'")
 
 from .patch import MInference
 

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -85,6 +86,13 @@ def test_the_web_page_says_what_it_needs(monkeypatch, capsys):
     monkeypatch.delitem(sys.modules, "minference.cli.web.page", raising=False)
     assert exit_code("demo", "--web") == 1
     assert "demo needs gradio: pip install 'minference-cpp[web]'" in capsys.readouterr().err
+
+
+def test_the_harness_says_what_it_needs():
+    run = "import runpy, sys; sys.modules['lm_eval'] = None; runpy.run_module('minference.harness', run_name='__main__')"
+    done = subprocess.run([sys.executable, "-c", run], capture_output=True, text=True)
+    assert done.returncode == 1 and done.stdout == ""
+    assert re.fullmatch(r"minference\.harness needs lm_eval\S*: pip install 'lm_eval\[hf\]'\n", done.stderr)
 
 
 def test_models_lists_every_pattern(capsys):

@@ -162,10 +162,11 @@ def test_inspect_refuses_heads_that_are_not_there(tmp_path, capsys):
 
 def test_bench_forms(tmp_path, capsys):
     result_file = tmp_path / "new folder" / "kernels.json"
-    common = ("bench", "--lengths", "512", "--heads", "4", "--repeats", "1")
+    common = ("bench", "--lengths", "256,1k", "--heads", "4", "--repeats", "1")
     assert exit_code(*common, "--format", "csv", "--output", str(result_file)) == 0
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
-    assert [row["attention"] for row in rows] == ["dense", "layer 15"]
+    cases = [(row["length"], row["attention"]) for row in rows]
+    assert cases == [(length, attention) for length in ("256", "1024") for attention in ("dense", "layer 15")]
     assert float(rows[0]["density"]) == 1 and 0 < float(rows[1]["density"]) <= 1
     result = json.loads(result_file.read_text())
     assert {"title", "machine", "command", "commit", "date", "rows"} == set(result)

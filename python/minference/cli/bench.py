@@ -14,7 +14,7 @@ from . import options
 from .machine import describe
 
 _EXAMPLES = """  minference bench
-  minference bench --lengths 8192 --heads 4 --repeats 5
+  minference bench --lengths 4k,8k --heads 4 --repeats 5
   minference bench --format csv > bench.csv
   minference bench --json --output bench/results/kernels.json
 """
@@ -44,14 +44,7 @@ def add_parser(subparsers) -> None:
         "the pairs computed, each once.",
         _EXAMPLES,
     )
-    parser.add_argument(
-        "--lengths",
-        type=options.length,
-        nargs="+",
-        default=[8192, 32768],
-        metavar="TOKENS",
-        help="prompt lengths (default: 8192 32768)",
-    )
+    options.add_lengths(parser, "8k,32k")
     parser.add_argument(
         "--heads",
         type=options.positive,

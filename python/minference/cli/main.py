@@ -17,7 +17,7 @@ _EXAMPLES = """examples:
   minference demo                              a 32K-token document answered twice, densely and sparsely
   minference models                            models whose head patterns come with the library
   minference inspect --output pictures         every head of the embedded model: pattern, density, kept mass
-  minference bench --lengths 8192 --json       our kernels against PyTorch's
+  minference bench --lengths 8k --json         our kernels against PyTorch's
   minference eval retrieval --samples 20       what accuracy sparse prefill costs
   minference perplexity book.txt               how well a text is predicted, by position
   minference search MODEL --lengths 16k        find a model's head patterns

@@ -139,7 +139,7 @@ def answers(args, length: int) -> list[dict]:
                 if attention == "own" and cache != "f16":
                     continue
                 count = args.dense_prompts if attention == "own" else args.prompts
-                prompts = ttft.solved_prompts(args.tokenizer, length, count)
+                prompts = ttft.needle_prompts(args.tokenizer, length, count)
                 arguments = ["-c", length + 256, "-np", 1, *options(args, cache, ubatch)]
                 with tempfile.TemporaryDirectory() as logs:
                     with serve(Path(logs), *arguments, **patterns_of(attention)) as server:

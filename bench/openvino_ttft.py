@@ -101,7 +101,7 @@ def measure(args) -> list[dict]:
     with contextlib.ExitStack() as stack:
         args.eager = False
         engine = stack.enter_context(vllm_ttft.started(0, args))
-        asked = ttft.solved_prompts(engine.tokenizer, args.length, args.repeats)
+        asked = ttft.needle_prompts(engine.tokenizer, args.length, args.repeats)
         prompts = [
             (engine.tokenizer(prompt.text).input_ids, answer_tokens(engine.tokenizer, prompt))
             for prompt in asked

@@ -122,7 +122,7 @@ def answers(args) -> list[dict]:
     for length in args.lengths:
         for name in ("minference", "adaptive", "sdpa"):
             count = args.dense_prompts if name == "sdpa" else args.prompts
-            prompts = ttft.solved_prompts(tokenizer, length, count)
+            prompts = ttft.needle_prompts(tokenizer, length, count)
             if name == "sdpa":
                 right = sum(is_right(model, tokenizer, prompt) for prompt in prompts)
                 rows.append({"length": length, "attention": name, "right": right, "prompts": count})

@@ -160,7 +160,7 @@ def answers(args) -> list[dict]:
     for chunk in args.chunks:
         with started(chunk, args) as engine:
             for name, count in (("minference", args.prompts), ("vllm", args.dense_prompts)):
-                asked = ttft.solved_prompts(engine.tokenizer, args.length, count)
+                asked = ttft.needle_prompts(engine.tokenizer, args.length, count)
                 expected = [answer_tokens(engine.tokenizer, prompt) for prompt in asked]
                 prompts = [engine.tokenizer(prompt.text).input_ids for prompt in asked]
                 with engine.attention(name):

@@ -5,6 +5,10 @@ python bench/gpu/run.py --output FILE [--library SO] [--prototype EXE]
 Times ours and cuDNN's SDPA (torch) on the same structured heads, interleaved, as CUDA graphs, medians. Rates
 count the pairs of the index only; density, kept attention mass and error stand beside every time. Non-causal calls
 compare with cuDNN's non-causal ones, all others with its causal ones.
+
+A GPU at its power limit sets its clock by what it has computed in the last tens of milliseconds, so a short call right
+behind a long one is timed at the long one's clock. With --settle 100 every case runs for that long before it is timed,
+for as long again.
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ from __future__ import annotations
 import argparse
 import functools
 import json
+import math
 import os
 import pathlib
 import statistics
@@ -63,15 +68,19 @@ class Bench:
                 call()
         return graph
 
-    def time_ms(self, graph) -> float:
+    def time_ms(self, graph, replays: int) -> float:
+        """Of one replay of so many."""
         begin, end = (self.torch.cuda.Event(enable_timing=True) for _ in range(2))
         begin.record()
-        graph.replay()
+        for _ in range(replays):
+            graph.replay()
         end.record()
         end.synchronize()
-        return begin.elapsed_time(end)
+        return begin.elapsed_time(end) / replays
 
-    def length(self, num_tokens: int, head_dim: int, repeats: int, layers: list[int]) -> None:
+    def length(
+        self, num_tokens: int, head_dim: int, repeats: int, layers: list[int], settle_ms: float
+    ) -> None:
         """Times every case of one length, interleaved with cuDNN's dense attention."""
         torch = self.torch
         from heads import make_qkv
@@ -125,10 +134,15 @@ class Bench:
 
         num_calls = max(1, 32768 // num_tokens)  # so that one replay takes milliseconds
         graphs = {name: self.graph_of(call, num_calls) for name, call in calls.items()}
+        replays = {
+            name: max(1, math.ceil(settle_ms / self.time_ms(graph, 1))) for name, graph in graphs.items()
+        }
         times = {name: [] for name in calls}
         for _ in range(repeats):
             for name, graph in graphs.items():
-                times[name].append(self.time_ms(graph) / num_calls)
+                if settle_ms > 0:
+                    self.time_ms(graph, replays[name])
+                times[name].append(self.time_ms(graph, replays[name]) / num_calls)
         for name in calls:
             reference = "cudnn non-causal" if name in non_causal else "cudnn dense"
             ms = statistics.median(times[name])
@@ -204,6 +218,9 @@ def main() -> int:
         "--layers", type=int, nargs="+", default=[15, 0], help="of Llama-3.1-8B; heads look like the first's"
     )
     parser.add_argument("--cases", type=int, default=200, help="random cases of the check")
+    parser.add_argument(
+        "--settle", type=float, default=0, metavar="MS", help="run each case so long before it is timed"
+    )
     parser.add_argument("--kernel", choices=["sm90", "sm80"], default="sm90")
     options = parser.parse_args()
     sys.path[:0] = [str(ROOT / "python")]
@@ -224,8 +241,9 @@ def main() -> int:
         options.output.write_text(json.dumps(result, indent=1) + "\n")
 
     for num_tokens in options.lengths:
+        repeats = 5 if num_tokens > 100000 else 11
         for head_dim in options.head_dims:
-            bench.length(num_tokens, head_dim, 5 if num_tokens > 100000 else 11, options.layers)
+            bench.length(num_tokens, head_dim, repeats, options.layers, options.settle)
             save()  # so that a run that is cut off keeps what it has measured
     if options.prototype:
         run = subprocess.run(

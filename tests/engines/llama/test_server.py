@@ -35,10 +35,11 @@ def test_long_prompts(serve, prompt_of):
             assert server.complete(prompt.text, cache_prompt=False).startswith(prompt.answer)
 
 
+@pytest.mark.parametrize("tokens", [4096, 32768])
 @pytest.mark.parametrize("cache", ["--kv-unified", "--no-kv-unified"])
-def test_four_slots_at_once(serve, prompt_of, cache):
-    prompts = [prompt_of(task, 4096, 10 + seed) for seed, task in enumerate(TASKS)]
-    with serve("-c", 4 * 5120, "-np", 4, "-ub", 2048, cache) as server:
+def test_four_slots_at_once(serve, prompt_of, cache, tokens):
+    prompts = [prompt_of(task, tokens, 10 + seed) for seed, task in enumerate(TASKS)]
+    with serve("-c", 4 * (tokens + 1024), "-np", 4, "-ub", 2048, cache) as server:
         with ThreadPoolExecutor(4) as threads:
             found = list(threads.map(lambda prompt: server.complete(prompt.text), prompts))
     for prompt, answer in zip(prompts, found):

@@ -13,7 +13,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "python"))
 
 from training import curve  # noqa: E402
-from training.tasks import CLASSES, LINK  # noqa: E402
+from training.pieces import CLASSES, LINK  # noqa: E402
 
 from minference.plotting import QUIET, STYLE, plt, save  # noqa: E402
 

@@ -34,9 +34,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "python"))
 
-from training import corpus, curve, evaluation, network, tokenizer  # noqa: E402
+from training import corpus, curve, evaluation, network, sequences, tokenizer  # noqa: E402
+from training.draws import Draws  # noqa: E402
 from training.muon import Muon  # noqa: E402
-from training.tasks import CLASSES, TEXT, Tasks  # noqa: E402
+from training.pieces import CLASSES, TEXT  # noqa: E402
 
 from minference.needle import haystack  # noqa: E402
 from minference.needle.prompts import WORDS  # noqa: E402
@@ -92,10 +93,10 @@ def text_tokens(bpe: Tokenizer, documents: list[str], characters: int, seed: int
 
 
 class Batches(torch.utils.data.IterableDataset):
-    """The batches of steps `first`, first + 1, ...: (length, arrays of Tasks.batch)."""
+    """The batches of steps `first`, first + 1, ...: (length, arrays of sequences.batch)."""
 
-    def __init__(self, tasks: Tasks, stage: Stage, tokens: int, key: str, first: int):
-        self.tasks, self.stage, self.tokens, self.key, self.first = tasks, stage, tokens, key, first
+    def __init__(self, draws: Draws, stage: Stage, tokens: int, key: str, first: int):
+        self.draws, self.stage, self.tokens, self.key, self.first = draws, stage, tokens, key, first
 
     def __iter__(self):
         worker = torch.utils.data.get_worker_info()
@@ -103,8 +104,10 @@ class Batches(torch.utils.data.IterableDataset):
         stage = self.stage
         for i in itertools.count(self.first + offset, step):
             length = stage.lengths[i % len(stage.lengths)]
-            self.tasks.reseed(f"{self.key} {i}")
-            arrays = self.tasks.batch(self.tokens, length, stage.mix, stage.gap_share, network.MAX_POSITIONS)
+            self.draws.reseed(f"{self.key} {i}")
+            arrays = sequences.batch(
+                self.draws, self.tokens, length, stage.mix, stage.gap_share, network.MAX_POSITIONS
+            )
             yield [length, *map(torch.from_numpy, arrays)]
 
     def loader(self, workers: int):
@@ -129,7 +132,7 @@ class Trainer:
         self.bpe = tokenizer.with_words(Tokenizer.from_file(str(args.init / "tokenizer.json")), WORDS)
         data = corpus.load(args.corpus) if args.corpus else {"train": [], "words_train": []}
         text = text_tokens(self.bpe, data["train"], args.characters, args.seed)
-        self.tasks = Tasks(self.bpe, text, data["words_train"])
+        self.draws = Draws(self.bpe, text, data["words_train"])
         # Forks, which make the data, have none of the tokenizer's threads.
         os.environ["TOKENIZERS_PARALLELISM"] = "false"
         torch.manual_seed(args.seed)
@@ -261,7 +264,7 @@ class Trainer:
         args = self.args
         tokens = max([args.tokens, *stage.lengths])
         key = f"{args.seed} {self.world} {self.rank} {number}"
-        loader = Batches(self.tasks, stage, tokens, key, self.steps).loader(args.workers)
+        loader = Batches(self.draws, stage, tokens, key, self.steps).loader(args.workers)
         sums, seen, done = torch.zeros(2, len(CLASSES), device=self.device), 0, False
         before = mark = saved = self._shared_clock()
         reached = False
@@ -300,7 +303,7 @@ class Trainer:
         self._warm_up()
         begin = self._shared_clock()
         self.say(
-            parameters=sum(p.numel() for p in self.model.parameters()), gpus=self.world, text_tokens=len(self.tasks.text),
+            parameters=sum(p.numel() for p in self.model.parameters()), gpus=self.world, text_tokens=len(self.draws.text),
             resumed_at=self.steps, compiled_in=begin - first,
         )  # fmt: skip
         slice_end = begin + 60 * args.minutes
@@ -327,8 +330,10 @@ class Trainer:
         """Compile before the clock starts."""
         if not self.cuda:
             return
-        self.tasks.reseed("warm-up")
-        arrays = self.tasks.batch(max(self.args.tokens, 1024), 1024, _SHORT, 0.0, network.MAX_POSITIONS)
+        self.draws.reseed("warm-up")
+        arrays = sequences.batch(
+            self.draws, max(self.args.tokens, 1024), 1024, _SHORT, 0.0, network.MAX_POSITIONS
+        )
         ids, classes, positions, places, choices = (
             torch.from_numpy(array).to(self.device) for array in arrays
         )
@@ -339,9 +344,9 @@ class Trainer:
 
     def validate(self, length: int, number: int) -> dict[str, str]:
         """Answers right of answers asked, by class, in one batch that was not trained on."""
-        self.tasks.reseed(f"validation {self.args.seed} {self.rank} {number}")
+        self.draws.reseed(f"validation {self.args.seed} {self.rank} {number}")
         tokens = max(length, min(network.CHUNK, self.args.tokens))
-        arrays = self.tasks.batch(tokens, length, _LONG, 0.0, network.MAX_POSITIONS)
+        arrays = sequences.batch(self.draws, tokens, length, _LONG, 0.0, network.MAX_POSITIONS)
         ids, classes, positions, places, choices = (
             torch.from_numpy(array).to(self.device) for array in arrays
         )

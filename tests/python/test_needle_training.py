@@ -24,8 +24,11 @@ sys.path.insert(0, str(FOLDER))
 
 import train  # noqa: E402
 from training import curve as training_curve  # noqa: E402
-from training import evaluation, network, tokenizer  # noqa: E402
-from training.tasks import CLASSES, COMMON, KINDS, LINK, MAGIC, TEXT, VALUES, Tasks  # noqa: E402
+from training import evaluation, network, sequences, tokenizer  # noqa: E402
+from training.documents import DOCUMENTS  # noqa: E402
+from training.draws import Draws  # noqa: E402
+from training.pieces import CLASSES, COMMON, LINK, MAGIC, TEXT, VALUES  # noqa: E402
+from training.sequences import KINDS  # noqa: E402
 
 EVEN = (1.0,) * len(KINDS)
 
@@ -36,15 +39,14 @@ def bpe():
 
 
 @pytest.fixture(scope="module")
-def tasks(bpe):
+def draws(bpe):
     text = bpe.encode(haystack.text(200_000, 5), add_special_tokens=False).ids
-    return Tasks(bpe, np.array(text, np.uint16), [])
+    return Draws(bpe, np.array(text, np.uint16), [])
 
 
-def document(tasks, kind, length, seed):
-    tasks.reseed(f"{kind} {length} {seed}")
-    tasks.used = set()
-    return getattr(tasks, f"{kind}_document")(length)
+def document(draws, kind, length, seed):
+    draws.reseed(f"{kind} {length} {seed}")
+    return DOCUMENTS[kind](draws, length)
 
 
 def answers(bpe, piece):
@@ -101,11 +103,11 @@ def solve_one(before, kind):
     ("kind", "length"),
     [*product(["records", "facts", "chains", "early", "common"], [300, 900, 4000]), ("early", 128)],
 )
-def test_every_answer_follows_from_the_text(bpe, tasks, kind, length):
+def test_every_answer_follows_from_the_text(bpe, draws, kind, length):
     asked = Counter()
     # Short documents, which may be too full, by many.
     for seed in range(max(12, 12_000 // length)):
-        piece = document(tasks, kind, length, seed)
+        piece = document(draws, kind, length, seed)
         assert len(piece.ids) == len(piece.classes) == length
         for before, answer, name in answers(bpe, piece):
             if name in ("passkey",):
@@ -124,12 +126,12 @@ def test_every_answer_follows_from_the_text(bpe, tasks, kind, length):
     assert asked, kind
 
 
-def test_a_key_that_is_asked_for_has_one_number_in_a_sequence(bpe, tasks):
+def test_a_key_that_is_asked_for_has_one_number_in_a_sequence(bpe, draws):
     mix = [float(kind in ("records", "facts", "early")) for kind in KINDS]
     asked = 0
     for seed in range(200):
-        tasks.reseed(f"keys {seed}")
-        piece = tasks.sequence(8192, mix)
+        draws.reseed(f"keys {seed}")
+        piece = sequences.sequence(draws, 8192, mix)
         numbers = defaultdict(set)
         text = bpe.decode(piece.ids, skip_special_tokens=False)
         for key, number in re.findall(r"The special magic number for (\w+) is: (\w+)\.", text):
@@ -142,18 +144,18 @@ def test_a_key_that_is_asked_for_has_one_number_in_a_sequence(bpe, tasks):
     assert asked > 300
 
 
-def test_new_words_remain_when_a_sequence_has_had_all(tasks):
-    tasks.reseed("words")
-    tasks.used = set(WORDS)
-    words = [tasks._word() for _ in range(100)]
+def test_new_words_remain_when_a_sequence_has_had_all(draws):
+    draws.reseed("words")
+    draws.used = set(WORDS)
+    words = [draws.word() for _ in range(100)]
     assert len(set(words)) == 100 and not set(words) & set(WORDS)
 
 
-def test_choices_are_the_answers_not_given_yet(bpe, tasks):
+def test_choices_are_the_answers_not_given_yet(bpe, draws):
     checked = Counter()
     for kind in ("facts", "common"):
         for seed in range(30):
-            piece = document(tasks, kind, 1500, seed)
+            piece = document(draws, kind, 1500, seed)
             for offset, right in piece.choices:
                 assert piece.ids[offset] in right and piece.classes[offset] in (COMMON, VALUES)
                 before = bpe.decode(piece.ids[:offset], skip_special_tokens=False)
@@ -173,10 +175,10 @@ def test_choices_are_the_answers_not_given_yet(bpe, tasks):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_sequences_are_tokenised_as_whole_strings_are(bpe, tasks, kind):
+def test_sequences_are_tokenised_as_whole_strings_are(bpe, draws, kind):
     same = total = 0
     for seed in range(10):
-        ids = document(tasks, kind, 700, seed).ids
+        ids = document(draws, kind, 700, seed).ids
         again = bpe.encode(bpe.decode(ids, skip_special_tokens=False), add_special_tokens=False).ids
         same += sum((Counter(ids) & Counter(again)).values())
         total += len(ids)
@@ -184,10 +186,10 @@ def test_sequences_are_tokenised_as_whole_strings_are(bpe, tasks, kind):
     assert same > 0.985 * total
 
 
-def test_batches_depend_on_seed_only(tasks):
+def test_batches_depend_on_seed_only(draws):
     def batch(seed):
-        tasks.reseed(seed)
-        return tasks.batch(4096, 1024, EVEN, 0.5, 131072)
+        draws.reseed(seed)
+        return sequences.batch(draws, 4096, 1024, EVEN, 0.5, 131072)
 
     for one, same, other in zip(batch(1), batch(1), batch(2)):
         assert np.array_equal(one, same)
@@ -238,11 +240,11 @@ def test_set_loss_accepts_any_order(bpe):
     assert loose[4].item() == pytest.approx(-(shares[5] + shares[40]).log().item(), abs=1e-2)
 
 
-def test_chunks_change_nothing(tasks, monkeypatch):
+def test_chunks_change_nothing(draws, monkeypatch):
     """A sequence longer than what a compiled block sees."""
-    tasks.reseed("chunks")
+    draws.reseed("chunks")
     ids, classes, positions, places, choices = map(
-        torch.from_numpy, tasks.batch(1024, 1024, EVEN, 0.5, 131072)
+        torch.from_numpy, sequences.batch(draws, 1024, 1024, EVEN, 0.5, 131072)
     )
     model = network.Llama(SMALL)
 

@@ -1,1 +1,1 @@
-"""How the embedded model was made: corpus, tokenizer, tasks, network, optimizer."""
+"""How the embedded model was made: corpus, tokenizer, sequences, network, optimizer."""

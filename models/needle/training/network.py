@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 from torch import nn
 from torch.nn import functional as F
 
-from .tasks import MAGIC, NONE
+from .pieces import MAGIC, NONE
 from .tokenizer import save as save_tokenizer
 
 HEAD_DIM = 64

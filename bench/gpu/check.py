@@ -11,7 +11,7 @@ import random
 import sys
 
 import torch
-from kernel import ALL, BLOCKS, RELATIVE, WINDOW, DeviceIndex, HeadIndex, Library
+from attention_library import ALL, BLOCKS, RELATIVE, WINDOW, DeviceIndex, HeadIndex, Library
 from reference import attend, visible
 
 TOLERANCE = {torch.float16: 1e-3, torch.bfloat16: 4e-3}

@@ -13,9 +13,10 @@ import argparse
 import sys
 
 import torch
+from attention_library import ALL, BLOCKS, RELATIVE, WINDOW, HeadIndex
 from cpu_library import CpuLibrary
-from kernel import ALL, BLOCKS, RELATIVE, WINDOW, HeadIndex
-from layer import (
+from layer_case import Case
+from layer_library import (
     ADAPTIVE,
     BLOCK_SPARSE,
     FALLBACK_AUTO,
@@ -26,7 +27,6 @@ from layer import (
     LayerLibrary,
     pattern_of,
 )
-from layer_case import Case
 from layer_reference import (
     adaptive_reference,
     cost_of,

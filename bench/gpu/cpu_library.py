@@ -7,7 +7,7 @@ import os
 
 import numpy
 import torch
-from layer import FALLBACK_OFF, HeadPattern
+from layer_library import FALLBACK_OFF, HeadPattern
 
 
 class CpuLibrary:

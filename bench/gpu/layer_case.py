@@ -6,7 +6,7 @@ import random
 
 import torch
 from check import strided
-from layer import (
+from layer_library import (
     A_SHAPE,
     ADAPTIVE,
     BLOCK_SPARSE,

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy
 import torch
-from kernel import ALL, BLOCKS, RELATIVE, WINDOW, HeadIndex
+from attention_library import ALL, BLOCKS, RELATIVE, WINDOW, HeadIndex
 from reference import visible
 
 # src/prefill/cuda/costs.h

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from kernel import BLOCKS, RELATIVE, WINDOW, HeadIndex
+from attention_library import BLOCKS, RELATIVE, WINDOW, HeadIndex
 
 
 def visible(

@@ -55,7 +55,7 @@ def relative_error(a, b) -> float:
 class Bench:
     def __init__(self, library: str, kernel: str):
         import torch
-        from kernel import Library
+        from attention_library import Library
 
         self.torch, self.library, self.kernel = torch, Library(library), kernel
         self.results: list[dict] = []
@@ -83,8 +83,8 @@ class Bench:
     ) -> None:
         """Times every case of one length, interleaved with cuDNN's dense attention."""
         torch = self.torch
+        from attention_library import ALL, DeviceIndex, HeadIndex
         from heads import make_qkv
-        from kernel import ALL, DeviceIndex, HeadIndex
         from torch.nn.attention import SDPBackend, sdpa_kernel
 
         from minference.synthetic import head_type_of_budget
@@ -167,7 +167,7 @@ class Bench:
 
     def cases(self, query, key, layers: list[int]) -> dict:
         """An index of every head, by name; the dense one first."""
-        from kernel import ALL, RELATIVE, HeadIndex
+        from attention_library import ALL, RELATIVE, HeadIndex
         from selection import published, random_squares, top_blocks
 
         num_tokens = query.shape[2]

@@ -6,7 +6,7 @@ import bisect
 import random
 
 import torch
-from kernel import ALL, BLOCKS, RELATIVE, HeadIndex
+from attention_library import ALL, BLOCKS, RELATIVE, HeadIndex
 
 LAST_QUERIES, FORCED_COLUMNS, FORCED_OFFSETS = 64, 30, 100
 

@@ -17,7 +17,15 @@ import statistics
 import sys
 
 import torch
-from layer import ADAPTIVE, DENSE, FALLBACK_AUTO, FALLBACK_OFF, VERTICAL_SLASH, LayerLibrary, pattern_of
+from layer_library import (
+    ADAPTIVE,
+    DENSE,
+    FALLBACK_AUTO,
+    FALLBACK_OFF,
+    VERTICAL_SLASH,
+    LayerLibrary,
+    pattern_of,
+)
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "python")]

@@ -7,7 +7,7 @@ import ctypes
 import dataclasses
 
 import torch
-from kernel import BLOCKS, RELATIVE, DeviceIndex, HeadIndex, Library
+from attention_library import BLOCKS, RELATIVE, DeviceIndex, HeadIndex, Library
 
 from minference._cuda_calls import tensor_of
 from minference._cuda_library import Capacity, IndexCall, PrefillCall, VerticalSlashCall

@@ -21,9 +21,8 @@ class CpuLibrary:
 
     def select(self, column_sums, diagonal_sums, patterns: list[HeadPattern]) -> tuple[list, list]:
         array = (HeadPattern * len(patterns))(*patterns)
-        return self._calls.select(
-            column_sums.cpu().numpy(), diagonal_sums.cpu().numpy(), (ctypes.addressof(array), len(patterns))
-        )
+        heads = numpy.frombuffer(array, numpy.int32).reshape(-1, 5)
+        return self._calls.select(column_sums.cpu().numpy(), diagonal_sums.cpu().numpy(), heads)
 
     def index(self, columns: list[int], offsets: list[int], q_len: int, kv_len: int) -> tuple:
         """Tiles, columns and pairs of one head."""

@@ -9,6 +9,10 @@ from ._arrays import arrays_of, on_cuda
 from ._statistics import Statistics
 
 
+def _address(array):
+    return arrays_of(array).address(array)
+
+
 class _Layer:
     """One layer's tensors, described, and its results; keeps alive the copies that describing made."""
 
@@ -46,7 +50,7 @@ def prefill(
     key,
     value,
     heads,
-    sequences=(None, 0),
+    sequences=None,
     softmax_scale=0.0,
     causal=True,
     fallback=_library.FALLBACK_AUTO,
@@ -60,10 +64,10 @@ def prefill(
 
     Parameters
     ----------
-    heads : pair
-        Address of int32 ``[num_query_heads, 5]``, and num_query_heads.
-    sequences : pair
-        Address of int64 ``[num_sequences, 5]`` or None, and num_sequences.
+    heads : array
+        int32 ``[num_query_heads, 5]``, on the CPU, contiguous.
+    sequences : array, optional
+        int64 ``[num_sequences, 5]``, on the CPU, contiguous; every entry whole when left out.
     softmax_scale : float
         0 stands for ``1 / sqrt(D)``.
     share_index : bool
@@ -83,10 +87,11 @@ def prefill(
         layer.tensors,
         softmax_scale=softmax_scale,
         non_causal=not causal,
-        sequences=sequences[0],
-        num_sequences=sequences[1],
-        heads=heads[0],
-        num_heads=heads[1],
+        # No address stands for every entry whole, and an empty tensor has none: any will do for no rows.
+        sequences=None if sequences is None else _address(sequences) or _address(heads),
+        num_sequences=0 if sequences is None else len(sequences),
+        heads=_address(heads),
+        num_heads=len(heads),
         fallback=fallback,
         share_index=share_index,
     )
@@ -216,7 +221,7 @@ def estimate(query, key, softmax_scale):
 
 
 def select(column_sums, diagonal_sums, heads):
-    """Members of every head of one sequence, from sums ``[Hq, kv_len]``: two lists of int32 arrays."""
+    """Members of every head of one sequence, from sums ``[Hq, kv_len]``: two lists of int32 arrays. Heads as for `prefill`."""
     import numpy
 
     if on_cuda(column_sums):
@@ -233,8 +238,8 @@ def select(column_sums, diagonal_sums, heads):
     args = _library.SelectArgs(
         column_sums=kept[0][1],
         diagonal_sums=kept[1][1],
-        heads=heads[0],
-        num_heads=heads[1],
+        heads=_address(heads),
+        num_heads=len(heads),
         columns=columns.ctypes.data,
         column_capacity=kv_len,
         column_counts=column_counts.ctypes.data,

@@ -59,15 +59,12 @@ def _prefill(
     share_index: bool = False,
 ) -> Tuple[torch.Tensor, torch.Tensor]:
     _require_patterns(query, heads, sequences)
-    heads = heads.contiguous()
-    rows = None if sequences is None else sequences.contiguous()
     out, lse, _ = _calls.prefill(
         query,
         key,
         value,
-        (heads.data_ptr(), heads.shape[0]),
-        # No address stands for every entry whole, and an empty tensor has none: any will do for no rows.
-        (None, 0) if rows is None else (rows.data_ptr() or heads.data_ptr(), rows.shape[0]),
+        heads.contiguous(),
+        None if sequences is None else sequences.contiguous(),
         softmax_scale,
         causal,
         fallback,

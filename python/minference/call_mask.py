@@ -7,12 +7,9 @@ tensor. Everything else stays with the implementation that knows it.
 
 from __future__ import annotations
 
-import ctypes
-
+import numpy as np
 import torch
 from transformers.masking_utils import causal_mask_function
-
-from . import _library
 
 _MODULE = causal_mask_function.__module__
 
@@ -31,20 +28,19 @@ class CallMask:
     ----------
     sequences : list of tuple
         (batch, q_begin, q_len, kv_begin, kv_len) each: minference_sequence.
-    where : pair
-        Address and count of the same as the C ABI takes them; valid as long as this object.
+    where : numpy.ndarray
+        int64 ``[num_sequences, 5]``: the same, as `_calls.prefill` takes it.
     window : int
         Keys that each query sees in a sliding window, its own included; 0 for no window.
     q_len, kv_len : int
         Lengths of the query and key tensors that this describes.
     """
 
-    __slots__ = ("sequences", "where", "window", "q_len", "kv_len", "_array", "_make_previous", "_previous")
+    __slots__ = ("sequences", "where", "window", "q_len", "kv_len", "_make_previous", "_previous")
 
     def __init__(self, sequences, window, q_len, kv_len, make_previous):
         self.sequences = sequences
-        self._array = (_library.Sequence * len(sequences))(*sequences)
-        self.where = (ctypes.addressof(self._array), len(sequences))
+        self.where = np.array(sequences, np.int64).reshape(-1, 5)
         # A window that reaches the first key hides nothing.
         self.window = window if window < kv_len else 0
         self.q_len, self.kv_len = q_len, kv_len

@@ -132,13 +132,12 @@ def prefill_attention(
     arrays_of(query)
     require_four_dimensions(len(query.shape), "query", query.shape)
     heads = patterns.layer_array(heads, query.shape[1])
-    rows = None if sequences is None else _sequence_array(sequences)
     out, lse, statistics = _calls.prefill(
         query,
         key,
         value,
-        (heads.ctypes.data, len(heads)),
-        (None, 0) if rows is None else (rows.ctypes.data, len(rows)),
+        heads,
+        None if sequences is None else _sequence_array(sequences),
         scale,
         causal,
         _FALLBACKS[fallback],
@@ -291,5 +290,4 @@ def select(column_sums, diagonal_sums, heads):
             raise ValueError(
                 f"{name} must have shape [query heads, kv_len], got {shape or type(sums).__name__}"
             )
-    layer = patterns.layer_array(heads, column_sums.shape[0])
-    return _calls.select(column_sums, diagonal_sums, (layer.ctypes.data, len(layer)))
+    return _calls.select(column_sums, diagonal_sums, patterns.layer_array(heads, column_sums.shape[0]))

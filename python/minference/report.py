@@ -162,8 +162,7 @@ class Recorder:
     def _mass(plan, query, key, value, call, scale, lse):
         """Mass inside the computed pairs: the sum of their exponentials over that of all pairs."""
         pattern = patterns.a_shape(0, call.window) if call.window else patterns.dense()
-        everything = patterns.layer_array(pattern, len(plan.heads))
-        heads = (everything.ctypes.data, len(everything))
+        heads = patterns.layer_array(pattern, len(plan.heads))
         _, all_lse, _ = _calls.prefill(
             query, key, value, heads, call.where, scale, fallback=_library.FALLBACK_OFF, want_lse=True
         )

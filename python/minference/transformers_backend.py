@@ -56,13 +56,12 @@ class LayerPlan:
         self._windowed = {}
 
     def heads_for(self, window):
-        """Address and count of the patterns; a sliding window is A-shape without a sink, exactly."""
+        """The patterns of a call; a sliding window is A-shape without a sink, exactly."""
         if not window:
-            return self.heads.data_ptr(), len(self.heads)
+            return self.heads
         if window not in self._windowed:
-            pattern = patterns.layer_array(patterns.a_shape(0, window), len(self.heads))
-            self._windowed[window] = torch.from_numpy(pattern)
-        return self._windowed[window].data_ptr(), len(self.heads)
+            self._windowed[window] = patterns.layer_array(patterns.a_shape(0, window), len(self.heads))
+        return self._windowed[window]
 
     def takes(self, module, query, key, value, call, dropout, options):
         """Whether this layer call is causal attention without anything that the library does not compute."""
@@ -126,7 +125,7 @@ class LayerPlan:
         heads = self.heads.clone()
         windows = heads[:, 0] == _library.A_SHAPE
         heads[windows] = torch.tensor(patterns.vertical_slash(1, 1), dtype=torch.int32)
-        chosen = _calls.select(sums[0][0], sums[1][0], (heads.data_ptr(), len(heads)))
+        chosen = _calls.select(sums[0][0], sums[1][0], heads)
         # An A-shape has the same members in every prompt.
         for head in windows.nonzero()[:, 0].tolist():
             for members, size in zip(chosen, self.heads[head, 1:3].tolist()):

@@ -156,7 +156,7 @@ def test_results_are_written_in_place(library):
     tensors = layer()
     heads = patterns.layer_array(HEADS, 4)
     out = torch.full((2, 300, 4, 64), float("nan"), dtype=torch.float16)
-    returned, _, _ = _calls.prefill(*tensors, (heads.ctypes.data, 4), out=out.transpose(1, 2))
+    returned, _, _ = _calls.prefill(*tensors, heads, out=out.transpose(1, 2))
     assert returned.data_ptr() == out.data_ptr()
     assert np.array_equal(
         out.transpose(1, 2).numpy(), minference.prefill_attention(*numpy_of(tensors), HEADS)
@@ -167,14 +167,13 @@ def test_block_table_reaches_the_call(library):
     heads = patterns.layer_array(patterns.dense(), 4)
     rows = np.array([[0, 0, 350, 0, 350]], dtype=np.int64)
     table = torch.arange(12, dtype=torch.int32).reshape(1, 12)[:, ::2]
-    where, heads = (rows.ctypes.data, 1), (heads.ctypes.data, 4)
     tensors = layer(batch=1, rows=350)
-    _calls.prefill(*tensors, heads, where, block_table=table)
+    _calls.prefill(*tensors, heads, rows, block_table=table)
     call = library.calls[0][1]
     assert call.block_table and call.block_table_stride == 6
     for wrong in (table.long(), table[0], torch.zeros(2, 6, dtype=torch.int32)):
         with pytest.raises(ValueError, match="block_table must"):
-            _calls.prefill(*tensors, heads, where, block_table=wrong)
+            _calls.prefill(*tensors, heads, rows, block_table=wrong)
 
 
 def test_vertical_slash_runs_each_entry(library):

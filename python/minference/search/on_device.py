@@ -19,7 +19,7 @@ def _prefill(query, key, value, heads: np.ndarray, softmax_scale: float, want_ls
         query,
         key,
         value,
-        (heads.ctypes.data, len(heads)),
+        heads,
         softmax_scale=softmax_scale,
         fallback=_library.FALLBACK_OFF,
         want_lse=want_lse,

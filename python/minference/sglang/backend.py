@@ -85,7 +85,7 @@ class Backend(TorchNativeAttnBackend):
                 query[rows].transpose(0, 1)[None],
                 key[slots].transpose(0, 1)[None],
                 value[slots].transpose(0, 1)[None],
-                (heads.data_ptr(), len(heads)),
+                heads,
                 softmax_scale=layer.scaling,
                 fallback=self._fallback,
                 share_index=self._share_index,

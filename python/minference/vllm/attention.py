@@ -29,7 +29,7 @@ class _Chunk:
     kv_len: int
 
     window = 0
-    where = (None, 0)
+    where = None
 
     @property
     def q_len(self):
@@ -137,8 +137,8 @@ class LayerAttention:
         self.recorder = None
 
     def heads_for(self, window):
-        """Address and count of the patterns; layers with a window are never taken."""
-        return self.heads.data_ptr(), len(self.heads)
+        """The patterns of a call; layers with a window are never taken."""
+        return self.heads
 
     def __call__(
         self,

@@ -1,9 +1,11 @@
 """The training data of the embedded model, and that a run cut into slices is the same run."""
 
+import errno
 import json
 import lzma
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections import Counter, defaultdict
@@ -24,7 +26,7 @@ sys.path.insert(0, str(FOLDER))
 
 import train  # noqa: E402
 from training import curve as training_curve  # noqa: E402
-from training import evaluation, network, sequences, tokenizer  # noqa: E402
+from training import evaluation, folders, network, sequences, tokenizer  # noqa: E402
 from training.documents import DOCUMENTS  # noqa: E402
 from training.draws import Draws  # noqa: E402
 from training.pieces import CLASSES, COMMON, LINK, MAGIC, TEXT, VALUES  # noqa: E402
@@ -395,7 +397,9 @@ def test_the_exported_folder_is_the_trained_model(tmp_path, bpe):
     assert (given - own.float()).norm() < 0.03 * given.norm()
 
 
-@pytest.mark.parametrize("killed_at", ["second shard", "tokenizer", "first rename", "second rename"])
+@pytest.mark.parametrize(
+    "killed_at", ["second shard", "tokenizer", "exchange", "removal", "first rename", "second rename"]
+)
 def test_a_kill_while_a_model_is_exported_leaves_one_whole(tmp_path, bpe, monkeypatch, killed_at):
     monkeypatch.setattr(network, "_SHARD_BYTES", 2**19)  # several shards
     folder = tmp_path / "model"
@@ -417,10 +421,18 @@ def test_a_kill_while_a_model_is_exported_leaves_one_whole(tmp_path, bpe, monkey
     where, name, times = {
         "second shard": (network, "save_file", 2),
         "tokenizer": (network, "save_tokenizer", 1),
+        "exchange": (folders, "_exchange", 1),
+        "removal": (shutil, "rmtree", 2),
         "first rename": (Path, "rename", 1),
         "second rename": (Path, "rename", 2),
     }[killed_at]
+
+    def cannot_exchange(*_):
+        raise OSError(errno.EINVAL, "a file system without it")
+
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        if "rename" in killed_at:
+            patch.setattr(folders, "_exchange", cannot_exchange)
         patch.setattr(where, name, killed(name, times, getattr(where, name)))
         network.export(second, folder, bpe)
 
@@ -431,7 +443,8 @@ def test_a_kill_while_a_model_is_exported_leaves_one_whole(tmp_path, bpe, monkey
             for one, other in zip(read.parameters(), model.parameters())
         )
 
-    assert holds(tmp_path / ("model.old" if killed_at == "second rename" else "model"), first)
+    left = tmp_path / ("model.old" if killed_at == "second rename" else "model")
+    assert holds(left, second if killed_at == "removal" else first)
     network.export(second, folder, bpe)
     assert holds(folder, second)
     assert [path.name for path in tmp_path.iterdir()] == ["model"]

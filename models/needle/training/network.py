@@ -14,6 +14,7 @@ from tokenizers import Tokenizer
 from torch import nn
 from torch.nn import functional as F
 
+from . import folders
 from .pieces import MAGIC, NONE
 from .tokenizer import save as save_tokenizer
 
@@ -234,11 +235,11 @@ class Llama(nn.Module):
 def export(model: Llama, folder: str | Path, tokenizer) -> None:
     """Write LlamaForCausalLM in bfloat16: sharded safetensors, configuration, tokenizer.
 
-    The folder is replaced as a whole: a kill leaves the old model or the new one. In the moment between the two renames
-    both exist, with ".old" and ".new" added to the folder's name.
+    It is written beside the folder, as ".new", and takes its place as a whole: a kill leaves the old model or the new one
+    (`folders.replace`).
     """
     folder = Path(folder)
-    new, old = (folder.with_name(folder.name + suffix) for suffix in (".new", ".old"))
+    new = folder.with_name(f"{folder.name}.new")
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(parents=True)
     shards: list[dict] = [{}]
@@ -264,11 +265,7 @@ def export(model: Llama, folder: str | Path, tokenizer) -> None:
     for name, content in contents.items():
         (new / f"{name}.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     save_tokenizer(tokenizer, new)
-    if folder.exists():
-        shutil.rmtree(old, ignore_errors=True)
-        folder.rename(old)
-    new.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
+    folders.replace(new, folder)
 
 
 def restore(model: Llama, folder: str | Path, tokenizer) -> None:

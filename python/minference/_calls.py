@@ -221,7 +221,10 @@ def estimate(query, key, softmax_scale):
 
 
 def select(column_sums, diagonal_sums, heads):
-    """Members of every head of one sequence, from sums ``[Hq, kv_len]``: two lists of int32 arrays. Heads as for `prefill`."""
+    """Members of every head of one sequence, from sums ``[Hq, kv_len]``: two lists of int32 arrays.
+
+    Heads are those of `prefill`.
+    """
     import numpy
 
     if on_cuda(column_sums):

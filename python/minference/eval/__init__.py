@@ -8,5 +8,7 @@ needles, records, middle, chains, counting, documents    the tasks; `tasks` list
 settings      the attention that a model runs with
 scoring       how right an answer is
 runner, journal    samples in order, kept in a file, resumed after a kill
+ahead         prompts made while others run
+perplexity    the same for a text instead of tasks
 statistics, summary, pictures    what the samples say
 """

@@ -56,8 +56,8 @@ class Journal:
                 )
 
     def _read(self) -> int:
-        """Fill `rows`; returns the size of the whole lines in bytes. Raises ValueError when a line before the last is damaged: what
-        follows it would be lost."""
+        """Fill `rows`; returns the size of the whole lines in bytes. Raises ValueError when a line before the last is
+        damaged: what follows it would be lost."""
         if not self._path.exists():
             return 0
         lines = self._path.read_bytes().splitlines(keepends=True)

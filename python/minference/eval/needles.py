@@ -36,9 +36,9 @@ def distinct(make, count: int) -> list[str]:
 class Needles:
     """One of RULER's configurations of needle-in-a-haystack.
 
-    summary: a few words. hay: "noise", "text" or "needle" (other needles). num_keys: needles with different keys. num_values: values of the
-    asked key. num_queries: keys asked for. uuid_keys, uuid_values: 128-bit identifiers instead of words and 7-digit
-    numbers. depths: evenly spaced depths to go through instead of spreading, for a grid.
+    summary: a few words. hay: "noise", "text" or "needle" (other needles). num_keys: needles with different keys.
+    num_values: values of the asked key. num_queries: keys asked for. uuid_keys, uuid_values: 128-bit identifiers instead
+    of words and 7-digit numbers. depths: evenly spaced depths to go through instead of spreading, for a grid.
     """
 
     summary: str

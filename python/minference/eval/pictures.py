@@ -80,7 +80,7 @@ def _curves(axes, rows: list[dict]) -> None:
     axes.set_ylim(-3, 103)
     axes.set_xlabel("density")
     axes.set_ylabel("right answers, %")
-    axes.grid(color="#eef0f3", linewidth=0.6)
+    axes.grid(color=NOTHING, linewidth=0.6)
 
 
 def save_perplexity(path: str | os.PathLike, rows: Iterable[dict], title: str) -> None:

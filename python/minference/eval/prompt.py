@@ -19,8 +19,8 @@ class Draft:
 
     user: what the user says, answers in the middle of the prompt included. lead: how the assistant's answer begins.
     answer: how it goes on. references: what a generated answer must contain, all of it or, with `any_reference`, one.
-    any_order: the answer's parts may come in another order, so that it can only be scored generated. depth: place of the wanted fact, 0 (begin) to 1 (end); None where several places matter. forbidden: what the haystack
-    must not contain.
+    any_order: the answer's parts may come in another order, so that it can only be scored generated. depth: place of the
+    wanted fact, 0 (begin) to 1 (end); None where several places matter. forbidden: what the haystack must not contain.
     """
 
     user: tuple[Part, ...]

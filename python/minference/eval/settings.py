@@ -147,7 +147,8 @@ class Methods:
     def keep_members(self, setting: Setting, of: tuple, run) -> list | None:
         """Make a patched model static: what `run()` chooses, once for each `of`, stays chosen.
 
-        Returns density by layer, since `minference.record` does not look at static heads; None for other methods.
+        Returns these members by layer, for `density_of_members`, since `minference.record` does not look at static heads;
+        None for other methods.
         """
         if setting.method != "static":
             return None

@@ -124,6 +124,3 @@ class Embedded(Ruler):
     @staticmethod
     def variables_lead(count: int, value: str) -> str:
         return f" The {count} variables assigned the value {value} are:"
-
-
-WORDINGS = {wording.name: wording for wording in (Ruler, Embedded)}

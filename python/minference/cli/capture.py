@@ -40,8 +40,7 @@ def add_parser(subparsers) -> None:
 
 def run(args) -> int:
     from ..eval import perplexity
-    from ..eval.tasks import PromptMaker, named
-    from ..eval.wording import Embedded, Ruler
+    from ..eval.tasks import named
     from ..search.capture import capture
     from .console import quiet_transformers, samples_progress
 
@@ -49,15 +48,13 @@ def run(args) -> int:
     quiet_transformers()
     options.set_threads(args)
     model, tokenizer = options.load_model(args)
-    embedded = options.is_embedded(args.model)
     if args.text:
         ids = perplexity.windows(tokenizer, args.text, args.length, 1)[0]
         source = {"text": args.text}
     else:
-        maker = PromptMaker(tokenizer, Embedded if embedded else Ruler)
-        ids = maker.make(args.task, args.length, args.seed)[1].ids
+        ids = options.prompt_maker(args, tokenizer).make(args.task, args.length, args.seed)[1].ids
         source = {"task": args.task, "seed": args.seed}
-    source["model"] = "the embedded model" if embedded else args.model
+    source["model"] = options.model_name(args)
     layers = model.config.get_text_config(decoder=True).num_hidden_layers
     with samples_progress("layers", len(args.layers or range(layers))) as advance:
         paths = capture(model, ids, args.layers, args.output, source, advance)

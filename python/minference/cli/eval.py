@@ -109,24 +109,6 @@ def _list() -> int:
     return 0
 
 
-def _identity(args, model_name: str, chat: bool) -> dict:
-    """What must be the same for the samples of two runs to be comparable."""
-    from .. import __version__, instruction_set
-    from ..eval.journal import contents_of
-
-    return {
-        "model": model_name,
-        "patterns": contents_of(args.patterns),
-        "scoring": args.scoring,
-        "chat": chat,
-        "haystack": contents_of(args.haystack),
-        "squad": contents_of(args.squad),
-        "hotpot": contents_of(args.hotpot),
-        "isa": instruction_set() if args.device == "cpu" else args.device,
-        "minference": __version__,
-    }
-
-
 def _write(folder, rows: list[dict], samples: list[dict], critical: list[dict], title: str) -> list[str]:
     from ..eval import pictures, summary
     from ..eval.journal import write_whole
@@ -186,9 +168,8 @@ def run(args) -> int:
     import sys
 
     from ..eval import runner, summary, tasks
-    from ..eval.journal import Journal, write_whole
+    from ..eval.journal import Journal, contents_of, write_whole
     from ..eval.settings import Methods
-    from ..eval.wording import Embedded, Ruler
     from .console import quiet_transformers, samples_progress
     from .machine import describe
 
@@ -203,16 +184,14 @@ def run(args) -> int:
     quiet_transformers()
     threads = options.set_threads(args)
     model, tokenizer = options.load_model(args)
-    embedded = options.is_embedded(args.model)
-    maker = tasks.PromptMaker(
-        tokenizer, Embedded if embedded else Ruler, args.chat, args.haystack, args.squad, args.hotpot
-    )
+    maker = options.prompt_maker(args, tokenizer, args.chat, args.haystack, args.squad, args.hotpot)
     workers = args.prompt_workers
     if workers is None:
         workers = 0 if args.device == "cpu" else max(os.cpu_count() - 1, 1)
     evaluation = runner.Runner(model, tokenizer, maker, Methods(model, args.patterns), grid, workers)
-    name = "the embedded model" if embedded else args.model
-    with Journal(args.output, _identity(args, name, maker.chat), runner.SAMPLE_KEY) as journal:
+    files = {name: contents_of(getattr(args, name)) for name in ("patterns", "haystack", "squad", "hotpot")}
+    identity = options.identity(args, scoring=args.scoring, chat=maker.chat, **files)
+    with Journal(args.output, identity, runner.SAMPLE_KEY) as journal:
         with samples_progress("samples", len(grid)) as advance:
             failed = evaluation.run(journal, advance, 60 * args.minutes)
         cells = (
@@ -232,6 +211,7 @@ def run(args) -> int:
         return 1
     rows = summary.summarize(samples, "dense")
     critical = summary.critical_densities(rows)
+    name = options.model_name(args)
     paths = _write(folder, rows, samples, critical, f"Accuracy and density, {name}")
     if args.result:
         result = describe(f"Accuracy of {name}", threads, rows) | {"critical_densities": critical}

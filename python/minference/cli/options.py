@@ -139,6 +139,31 @@ def is_embedded(model: str | None) -> bool:
         return False
 
 
+def model_name(args: argparse.Namespace) -> str:
+    """What results call the model."""
+    return "the embedded model" if is_embedded(args.model) else args.model
+
+
+def prompt_maker(args: argparse.Namespace, tokenizer, *settings):
+    """A `PromptMaker` in the words that the model knows; settings as it takes them, behind these."""
+    from ..eval.tasks import PromptMaker
+    from ..eval.wording import Embedded, Ruler
+
+    return PromptMaker(tokenizer, Embedded if is_embedded(args.model) else Ruler, *settings)
+
+
+def identity(args: argparse.Namespace, **others) -> dict:
+    """What must be the same for the results of two runs to be comparable: model, device and version, and `others`."""
+    from .. import __version__, instruction_set
+
+    return {
+        "model": model_name(args),
+        **others,
+        "isa": instruction_set() if args.device == "cpu" else args.device,
+        "minference": __version__,
+    }
+
+
 def add_list(
     parser: argparse.ArgumentParser, flag: str, kind, default: str, metavar: str, summary: str
 ) -> None:

@@ -67,7 +67,6 @@ def _print(rows: list[dict]) -> None:
 def run(args) -> int:
     import json
 
-    from .. import __version__, instruction_set
     from ..eval import perplexity, pictures
     from ..eval.journal import Journal, contents_of, write_whole
     from ..eval.settings import Methods
@@ -81,14 +80,7 @@ def run(args) -> int:
         length: perplexity.windows(tokenizer, args.text, length, args.windows) for length in args.lengths
     }
     runner = perplexity.Runner(model, Methods(model, args.patterns), texts, settings)
-    name = "the embedded model" if options.is_embedded(args.model) else args.model
-    identity = {
-        "model": name,
-        "text": contents_of(args.text),
-        "patterns": contents_of(args.patterns),
-        "isa": instruction_set() if args.device == "cpu" else args.device,
-        "minference": __version__,
-    }
+    identity = options.identity(args, text=contents_of(args.text), patterns=contents_of(args.patterns))
     with Journal(args.output, identity, perplexity.WINDOW_KEY) as journal:
         with samples_progress("windows", len(runner)) as advance:
             runner.run(journal, advance)
@@ -101,7 +93,8 @@ def run(args) -> int:
         folder = journal.folder
     rows = perplexity.summarize(found, "dense")
     write_whole(folder / "summary.json", json.dumps(rows, indent=2) + "\n")
-    pictures.save_perplexity(folder / "perplexity.png", rows, f"Perplexity above dense attention's, {name}")
+    title = f"Perplexity above dense attention's, {options.model_name(args)}"
+    pictures.save_perplexity(folder / "perplexity.png", rows, title)
     if args.json:
         print(json.dumps(rows, indent=2))
     else:

@@ -95,14 +95,14 @@ def _plan(args):
     )
 
 
-def _source(args, name: str, plan, check, best: dict | None) -> str:
+def _source(args, plan, check, best: dict | None) -> str:
     """Provenance: what was searched, on what, and what came of it."""
     from .. import __version__
 
     tasks = ", ".join(dict.fromkeys(task for task, _, _ in plan.prompts))
     lengths = ", ".join(str(tokens) for tokens in dict.fromkeys(tokens for _, tokens, _ in plan.prompts))
     text = (
-        f"minference search {__version__} on {name}: cost {plan.cost:g}, levels {', '.join(f'{x:g}' for x in plan.levels)}; "
+        f"minference search {__version__} on {options.model_name(args)}: cost {plan.cost:g}, levels {', '.join(f'{x:g}' for x in plan.levels)}; "
         f"{tasks} at {lengths} tokens, seeds {args.seed} to {args.seed + args.samples - 1}; "
         f"held-out output error {check.found.mean():.4f} at cost {check.cost:.4f}"
     )
@@ -112,10 +112,7 @@ def _source(args, name: str, plan, check, best: dict | None) -> str:
 
 
 def run(args) -> int:
-    from .. import __version__, instruction_set
     from ..eval.journal import Journal, write_whole
-    from ..eval.tasks import PromptMaker
-    from ..eval.wording import Embedded, Ruler
     from ..patterns import HeadPatterns
     from ..search import report
     from ..search.driver import JOURNAL_KEY, Search
@@ -126,18 +123,14 @@ def run(args) -> int:
     quiet_transformers()
     options.set_threads(args)
     model, tokenizer = options.load_model(args)
-    embedded = options.is_embedded(args.model)
-    maker = PromptMaker(tokenizer, Embedded if embedded else Ruler)
-    name = "the embedded model" if embedded else args.model
-    identity = {
-        "model": name,
-        "cost": plan.cost,
-        "levels": list(plan.levels),
-        "prompts": [list(prompt) for prompt in plan.prompts],
-        "families": [family.name for family in plan.families],
-        "isa": instruction_set() if args.device == "cpu" else args.device,
-        "minference": __version__,
-    }
+    maker = options.prompt_maker(args, tokenizer)
+    identity = options.identity(
+        args,
+        cost=plan.cost,
+        levels=list(plan.levels),
+        prompts=[list(prompt) for prompt in plan.prompts],
+        families=[family.name for family in plan.families],
+    )
     with Journal(args.work, identity, JOURNAL_KEY) as journal:
         search = Search(model, lambda *prompt: maker.make(*prompt)[1].ids, plan, journal)
         with samples_progress("layers of prompts", search.steps()) as advance:
@@ -145,7 +138,7 @@ def run(args) -> int:
         folder = journal.folder
     rivals = report.rivals(check)
     best = rivals[0] if rivals else None
-    source = _source(args, name, plan, check, best)
+    source = _source(args, plan, check, best)
     HeadPatterns.from_array(choice.patterns, source).save(args.output)
     write_whole(folder / "report.md", report.as_markdown(source, choice, check))
     report.save_map(folder / "map.png", choice)

@@ -23,7 +23,7 @@ import os
 import sys
 import time
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -118,7 +118,13 @@ class Batches(torch.utils.data.IterableDataset):
 class Trainer:
     def __init__(self, args: argparse.Namespace, shape: network.Shape | None = None, schedule=SCHEDULE):
         """shape: of a model that begins from nothing; None for that of --init."""
-        self.args, self.schedule = args, schedule
+        self.args = args
+        # By number in the whole schedule, which the batches depend on, with their shares of this run.
+        stages = list(enumerate(schedule))[args.first_stage :]
+        if not stages:
+            sys.exit(f"--first-stage must be at most {len(schedule) - 1}, got {args.first_stage}")
+        whole = sum(stage.share for _, stage in stages)
+        self.stages = [(number, replace(stage, share=stage.share / whole)) for number, stage in stages]
         self.rank, self.world, local = (
             int(os.environ.get(name, default))
             for name, default in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))
@@ -153,6 +159,7 @@ class Trainer:
             "number of processes": self.world,
             "--tokens": args.tokens,
             "--learning-rate": args.learning_rate,
+            "--first-stage": args.first_stage,
             "--characters": args.characters,
             "--corpus": hashlib.sha256(args.corpus.read_bytes()).hexdigest()[:16] if args.corpus else None,
         }
@@ -307,9 +314,9 @@ class Trainer:
             resumed_at=self.steps, compiled_in=begin - first,
         )  # fmt: skip
         slice_end = begin + 60 * args.minutes
-        for number, stage in enumerate(self.schedule):
+        for number, stage in self.stages:
             end += stage.share
-            last = number == len(self.schedule) - 1
+            last = number == self.stages[-1][0]
             if self._progress() >= (1.0 if last else end - 1e-9):
                 continue
             reached = self.run_stage(number, stage, 1.0 if last else end - 1e-9, slice_end)
@@ -364,6 +371,13 @@ class Trainer:
         }
 
 
+def count(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"must be at least 0, got {number}")
+    return number
+
+
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     here = Path(__file__).resolve().parent
     parser = argparse.ArgumentParser(
@@ -381,6 +395,13 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--slice-steps", type=int, default=0, help="stop the slice at this step (0: by the clock only)"
+    )
+    parser.add_argument(
+        "--first-stage",
+        type=count,
+        default=0,
+        metavar="N",
+        help="leave out the stages before this one, of shorter sequences; the others share the run (default: 0 of 0 to 4)",
     )
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --work")
     parser.add_argument(

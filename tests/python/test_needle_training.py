@@ -308,6 +308,18 @@ def test_a_resumed_run_is_the_same_run(tmp_path):
         assert torch.equal(own, other)
 
 
+def test_a_run_may_begin_at_a_later_stage(tmp_path):
+    trainer(tmp_path, "--first-stage", "1").run()
+    lines = [json.loads(line) for line in (tmp_path / "curve.jsonl").read_text().splitlines()]
+    assert [line["stage"] for line in lines if "stage" in line] == [1] * 12
+    assert [line["stage_ended"] for line in lines if "stage_ended" in line] == [1]
+
+
+def test_a_stage_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(SystemExit, match="--first-stage must be at most 1, got 2"):
+        trainer(tmp_path, "--first-stage", "2")
+
+
 def test_a_line_is_not_added_to_a_torn_one(tmp_path):
     path = tmp_path / "curve.jsonl"
     training_curve.add(path, {"step": 1})

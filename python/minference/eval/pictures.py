@@ -35,7 +35,12 @@ def save_curves(path: str | os.PathLike, rows: Iterable[dict], title: str) -> No
     lines = -(-len(panels) // columns)
     with plt.rc_context(STYLE):
         figure, grid = plt.subplots(
-            lines, columns, figsize=(4.4 * columns, 3.4 * lines + 0.8), squeeze=False, sharey=True
+            lines,
+            columns,
+            figsize=(4.4 * columns, 3.4 * lines + 0.8),
+            squeeze=False,
+            sharey=True,
+            layout="constrained",
         )
         for axes in grid.flat[len(panels) :]:
             axes.axis("off")
@@ -47,8 +52,9 @@ def save_curves(path: str | os.PathLike, rows: Iterable[dict], title: str) -> No
             for handle, label in zip(*axes.get_legend_handles_labels()):
                 handles.setdefault(label, handle)
         figure.suptitle(title, fontsize=12, fontweight="bold")
-        figure.legend(handles.values(), handles.keys(), loc="lower center", ncols=len(handles), frameon=False)
-        figure.tight_layout(rect=(0, 0.06, 1, 1))
+        figure.legend(
+            handles.values(), handles.keys(), loc="outside lower center", ncols=len(handles), frameon=False
+        )
         save(figure, path)
 
 

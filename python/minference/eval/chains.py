@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 from .haystack import Haystack, Lines, noise
-from .needles import distinct, hide
+from .needles import distinct, hide, number
 from .prompt import Draft, Part
 
 # RULER's configuration: one chain of four hops.
@@ -45,7 +45,7 @@ _PAIRS = 8
 def write_two_hops(count: int, seed: int, rng: random.Random, wording, haystack: Haystack) -> Draft:
     """The key that a fact names is the key of another fact: no row can find the value without the first hop."""
     keys = distinct(lambda: wording.key(rng), 2 * _PAIRS)
-    values = distinct(lambda: str(rng.randrange(10**6, 10**7)), _PAIRS)
+    values = distinct(lambda: number(rng), _PAIRS)
     facts = []
     for first, second, value in zip(keys[::2], keys[1::2], values):
         facts.append((rng.random(), [Part(f"The key that {first} stands for is {second}.\n")]))

@@ -11,9 +11,9 @@ import random
 
 from ..needle.prompts import RECORDS_HEADER
 from .haystack import Haystack, Lines
-from .needles import distinct, hide, spread_depth
+from .needles import distinct, hide, number, spread_depth
 from .prompt import Draft, Part
-from .records import number, word_key
+from .records import word_key
 
 
 def _answered(key: str, value: str) -> list[Part]:

@@ -24,6 +24,11 @@ def hide(lines: list[str], facts: list[tuple[float, list[Part]]]) -> list[Part]:
     return [*parts, Part("".join(lines[at:]))]
 
 
+def number(rng: random.Random) -> str:
+    """Of seven digits."""
+    return str(rng.randrange(10**6, 10**7))
+
+
 def distinct(make, count: int) -> list[str]:
     """`count` different results of `make`."""
     found: dict[str, None] = {}
@@ -54,7 +59,7 @@ class Needles:
         kind = "uuids" if self.uuid_values else "numbers"
 
         def value() -> str:
-            return wording.identifier(rng) if self.uuid_values else str(rng.randrange(10**6, 10**7))
+            return wording.identifier(rng) if self.uuid_values else number(rng)
 
         def key() -> str:
             return wording.identifier(rng) if self.uuid_keys else wording.key(rng)
@@ -64,18 +69,18 @@ class Needles:
         asked = keys[: self.num_queries]
         answers = {name: distinct(value, self.num_values) for name in asked}
         facts = [
-            (depth if name == asked[0] and i == 0 else rng.random(), name, number)
+            (depth if name == asked[0] and i == 0 else rng.random(), name, answer)
             for name in asked
-            for i, number in enumerate(answers[name])
+            for i, answer in enumerate(answers[name])
         ]
         facts += [(rng.random(), name, value()) for name in keys[self.num_queries :]]
-        forbidden = {*keys, *(number for _, _, number in facts)}
+        forbidden = {*keys, *(answer for _, _, answer in facts)}
         single = self.num_values * self.num_queries == 1
         text = hide(
             self._lines(count, seed, rng, key, value, wording, haystack, kind, forbidden),
-            [(place, [Part(wording.fact(name, number, kind))]) for place, name, number in facts],
+            [(place, [Part(wording.fact(name, answer, kind))]) for place, name, answer in facts],
         )
-        references = tuple(number for name in asked for number in answers[name])
+        references = tuple(answer for name in asked for answer in answers[name])
         return Draft(
             (Part(wording.header(kind, single)), *text, Part(wording.question(asked, kind, single))),
             wording.lead(asked, kind, single),
@@ -126,9 +131,9 @@ def write_passkey(count: int, seed: int, rng: random.Random, wording, haystack: 
 def write_number(count: int, seed: int, rng: random.Random, wording, haystack: Haystack) -> Draft:
     depth = spread_depth(seed, rng)
     # Ten digits, each several times in a row: a model that skips one fails.
-    number = "".join(digit * rng.randint(1, 2) for digit in rng.choices("0123456789", k=10))[:10]
-    fact = f"The sequence of digits is {number}. Remember it. {number} is the sequence of digits.\n"
-    return _quiz(count, depth, fact, "What is the sequence of digits?", " The sequence of digits is", number)
+    digits = "".join(digit * rng.randint(1, 2) for digit in rng.choices("0123456789", k=10))[:10]
+    fact = f"The sequence of digits is {digits}. Remember it. {digits} is the sequence of digits.\n"
+    return _quiz(count, depth, fact, "What is the sequence of digits?", " The sequence of digits is", digits)
 
 
 def _quiz(count: int, depth: float, fact: str, question: str, lead: str, answer: str) -> Draft:

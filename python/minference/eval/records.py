@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from ..needle.prompts import RECORDS_HEADER, WORDS
 from .haystack import Haystack
-from .needles import distinct, spread_depth
+from .needles import distinct, number, spread_depth
 from .prompt import Draft, Part
 
 # Words that keys of near-copies are made of: so few that every word is in dozens of keys.
@@ -17,10 +17,6 @@ _COPY_WORDS = 48
 
 def word_key(rng: random.Random) -> str:
     return f"{rng.choice(WORDS)}-{rng.choice(WORDS)}"
-
-
-def number(rng: random.Random) -> str:
-    return str(rng.randrange(10**6, 10**7))
 
 
 def write_words(count: int, seed: int, rng: random.Random, wording, haystack: Haystack) -> Draft:

@@ -11,15 +11,18 @@ from ..cli.words import pattern_words
 from ..eval import statistics
 from .driver import Check, Choice
 
+# What costs more than this times another is not as cheap, and no rival.
+_SAME_COST = 1.05
+
 
 def heads(choice: Choice) -> list[dict]:
-    """One row a head: pattern, error and cost; the best candidate of another kind or size that costs no more."""
+    """One row a head: pattern, error and cost; the best candidate of another kind or size that is as cheap."""
     rows = []
     for layer, head in np.ndindex(choice.candidate.shape):
         mine = choice.candidate[layer, head]
         errors, costs = choice.errors[layer, head].copy(), choice.costs[layer, head]
         same = (choice.candidates[layer, :, head] == choice.patterns[layer, head]).all(1)
-        errors[same | (costs > 1.05 * costs[mine])] = np.inf
+        errors[same | (costs > _SAME_COST * costs[mine])] = np.inf
         second = int(errors.argmin())
         row = {
             "layer": layer,
@@ -35,10 +38,6 @@ def heads(choice: Choice) -> list[dict]:
             row |= {"runner_up": pattern_words(pattern), "runner_up_error": float(errors[second])}
         rows.append(row)
     return rows
-
-
-# A family that cannot be made as cheap as the choice is no rival.
-_SAME_COST = 1.05
 
 
 def rivals(check: Check) -> list[dict]:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from . import _library, functions, patterns
-from .patch import _attention_modules
+from .patch import attention_modules
 from .recording import record
 from .report import Report
 
@@ -100,7 +100,7 @@ def observe(model, with_attention: bool = False) -> Iterator[tuple[Report, list[
     """
     heads: list[Head] = []
     with record(model, kept_mass=True) as report:
-        for module in _attention_modules(model).values():
+        for module in attention_modules(model).values():
             plan = module._minference
             plan.recorder = _Observer(plan.recorder, heads, with_attention)
         yield report, heads

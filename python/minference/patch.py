@@ -16,7 +16,7 @@ _NATIVE_CHECKPOINTS = {
 }
 
 
-def _text_config(model):
+def text_config(model):
     """The configuration of the causal part, and its name inside model.config ("" for the whole model)."""
     text = model.config.get_text_config(decoder=True)
     for name in getattr(model.config, "sub_configs", ()):
@@ -25,9 +25,9 @@ def _text_config(model):
     return text, ""
 
 
-def _attention_modules(model):
+def attention_modules(model):
     """The causal self-attention modules, by layer."""
-    text, _ = _text_config(model)
+    text, _ = text_config(model)
     modules = {}
     for module in model.modules():
         layer = getattr(module, "layer_idx", None)
@@ -89,9 +89,9 @@ def _require_computable(model, modules, plans):
 
 
 def _set_implementation(model, name):
-    _, part = _text_config(model)
+    _, part = text_config(model)
     model.set_attn_implementation({part: name} if part else name)
-    text, _ = _text_config(model)
+    text, _ = text_config(model)
     if text._attn_implementation != name:
         raise NotImplementedError(
             f"{type(model).__name__} must accept attn_implementation {name!r}, "
@@ -115,8 +115,8 @@ def minference_patch(model, config):
 
     from .transformers_backend import LayerPlan, backend_over
 
-    text, _ = _text_config(model)
-    modules = _attention_modules(model)
+    text, _ = text_config(model)
+    modules = attention_modules(model)
     if not modules:
         raise NotImplementedError(
             f"{type(model).__name__} must have causal self-attention layers with layer_idx, found none"
@@ -156,7 +156,7 @@ def restore(model):
     previous = getattr(model, "_minference_previous", None)
     if previous is None:
         return model
-    for module in _attention_modules(model).values():
+    for module in attention_modules(model).values():
         if hasattr(module, "_minference"):
             del module._minference
     _set_implementation(model, previous)

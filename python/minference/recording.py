@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 
-from .patch import _attention_modules
+from .patch import attention_modules
 from .report import LayerReport, Recorder, Report
 from .vllm import engine
 
@@ -38,7 +38,7 @@ def record(model, kept_mass=False):
         return
     plans = [
         module._minference
-        for _, module in sorted(_attention_modules(model).items())
+        for _, module in sorted(attention_modules(model).items())
         if hasattr(module, "_minference")
     ]
     if not plans:

@@ -151,8 +151,8 @@ def _text(rows: list[dict], form: str) -> str:
 def _print_table(rows: list[dict], machine: dict) -> None:
     from rich.table import Table
 
+    from ..words import percent
     from .console import make_console
-    from .words import percent
 
     table = Table(
         title=f"Attention of a layer, head_dim {_HEAD_DIM}: {machine['cpu']}, {machine['threads']} threads, "

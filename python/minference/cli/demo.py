@@ -105,7 +105,7 @@ def _measure(bars, model, tokenizer, prompt, attention: str) -> tuple[dict, list
 def _table(figures: dict):
     from rich.table import Table
 
-    from .words import percent, seconds
+    from ..words import percent, seconds
 
     dense, sparse, floor = (figures[f"{name}_seconds"] for name in ("dense", "sparse", "floor"))
     dense_attention, sparse_attention = dense - floor, sparse - floor

@@ -133,8 +133,8 @@ def _print(rows: list[dict], critical: list[dict], paths: list[str]) -> None:
     from rich.table import Table
 
     from ..eval import summary
+    from ..words import percent
     from .console import EVALUATION_WIDTH, make_console
-    from .words import percent
 
     console = make_console(width=EVALUATION_WIDTH)
     header, *lines = summary.table(rows)

@@ -67,7 +67,7 @@ def _require_heads(wanted, config) -> None:
 
 
 def _rows(heads, report) -> list[dict]:
-    from .words import pattern_words
+    from ..words import pattern_words
 
     layers = {layer.layer: layer for layer in report.layers}
     rows = []
@@ -92,7 +92,7 @@ def _rows(heads, report) -> list[dict]:
 def _print(console, rows, report) -> None:
     from rich.table import Table
 
-    from .words import percent
+    from ..words import percent
 
     table = Table(title="Every head", title_justify="left", header_style="bold")
     for name, justify in (

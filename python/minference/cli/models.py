@@ -28,7 +28,7 @@ def add_parser(subparsers) -> None:
 def rows() -> list[dict]:
     """One entry a hub id: model, layers, heads, source, and how many heads have each pattern."""
     from ..patterns import HeadPatterns, get_support_models
-    from .words import pattern_words
+    from ..words import pattern_words
 
     found = []
     for model in get_support_models():

@@ -13,7 +13,7 @@ from matplotlib.colors import LogNorm
 from ..observe import MAP_BINS, Head, computed_share
 from ..plotting import INK, NOTHING, QUIET, STYLE, save
 from ..report import LayerReport, Report
-from .words import pattern_words
+from ..words import pattern_words
 
 
 def _colours(name: str):

@@ -116,8 +116,8 @@ def run(args) -> int:
     from ..patterns import HeadPatterns
     from ..search import report
     from ..search.driver import JOURNAL_KEY, Search
+    from ..words import percent
     from .console import make_console, quiet_transformers, samples_progress
-    from .words import percent
 
     plan = _plan(args)
     quiet_transformers()

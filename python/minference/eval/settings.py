@@ -10,7 +10,7 @@ import numpy as np
 from .. import _calls, _library, patterns
 from .._arrays import arrays_of
 from ..config import DEFAULT_SHARE, MInferenceConfig
-from ..patch import _attention_modules, _text_config, minference_patch, restore
+from ..patch import attention_modules, minference_patch, restore, text_config
 
 METHODS = {
     "dense": "this library's dense attention; what others are compared with",
@@ -80,7 +80,7 @@ class Methods:
 
     def __init__(self, model, pattern_file: str | os.PathLike | None = None):
         self._model = model
-        text, _ = _text_config(model)
+        text, _ = text_config(model)
         self._num_layers, self._num_heads = text.num_hidden_layers, text.num_attention_heads
         config = MInferenceConfig(config_path=pattern_file)
         own_name = getattr(model.config, "_name_or_path", "") or ""
@@ -117,7 +117,7 @@ class Methods:
             plan.static = False
 
     def _plans(self) -> list:
-        modules = _attention_modules(self._model)
+        modules = attention_modules(self._model)
         return [modules[layer]._minference for layer in sorted(modules)]
 
     def _layers(self, method: str) -> list[np.ndarray]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .. import patterns
-from ..cli.words import pattern_words
+from ..words import pattern_words
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..eval.journal import Journal
-from ..patch import _text_config
+from ..patch import text_config
 from . import choose, scoring
 from .candidates import FAMILIES, Family, templates
 from .layers import visit_layers
@@ -63,7 +63,7 @@ class Search:
     """Searches one model. make(task, length, seed): token ids of a prompt."""
 
     def __init__(self, model, make: Callable[[str, int, int], list[int]], plan: Plan, journal: Journal):
-        text, _ = _text_config(model)
+        text, _ = text_config(model)
         self._model, self._make, self._plan, self._journal = model, make, plan, journal
         self._num_layers, self._num_heads = text.num_hidden_layers, text.num_attention_heads
 

@@ -8,7 +8,7 @@ import torch
 
 from .. import _calls
 from ..config import MInferenceConfig
-from ..patch import _attention_modules, minference_patch, restore
+from ..patch import attention_modules, minference_patch, restore
 
 
 class _Visitor:
@@ -31,7 +31,7 @@ def visit_layers(model, token_ids: list[int], visit: Callable) -> None:
     it."""
     minference_patch(model, MInferenceConfig("dense"))
     try:
-        for module in _attention_modules(model).values():
+        for module in attention_modules(model).values():
             module._minference.recorder = _Visitor(visit)
         model(torch.tensor([token_ids], device=model.device), use_cache=False, logits_to_keep=1)
     finally:

@@ -7,8 +7,8 @@ from collections import Counter
 
 import numpy as np
 
-from ..cli.words import pattern_words
 from ..eval import statistics
+from ..words import pattern_words
 from .driver import Check, Choice
 
 # What costs more than this times another is not as cheap, and no rival.

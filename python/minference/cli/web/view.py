@@ -7,8 +7,8 @@ import io
 import threading
 from html import escape
 
+from ...words import pattern_words, percent, seconds
 from .. import pictures
-from ..words import pattern_words, percent, seconds
 from .race import CANCELLED, DENSE, FAILED, LOOK, QUEUED, SPARSE, Lane, Snapshot
 from .runner import Found
 

@@ -1,8 +1,8 @@
-"""How the command line spells things."""
+"""How people read patterns and figures, in tables and pictures."""
 
 from __future__ import annotations
 
-from .. import _library
+from . import _library
 
 
 def pattern_words(pattern: tuple[int, ...]) -> str:

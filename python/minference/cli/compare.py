@@ -107,7 +107,7 @@ def run(args) -> int:
 
     if bool(args.files) == bool(args.synthetic):
         raise ValueError("FILE or --synthetic must be given, one of them")
-    if not args.costs or not all(0 < cost <= 1 for cost in args.costs):
+    if not all(0 < cost <= 1 for cost in args.costs):
         raise ValueError(f"--costs must be above 0 and at most 1, got {args.costs}")
     threads = options.set_threads(args)
     options.require_device(args.device)

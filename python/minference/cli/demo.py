@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 
 from ..needle.prompts import TASKS
@@ -9,10 +10,16 @@ from . import options
 
 _EXAMPLES = """  minference demo
   minference demo --length 128k --tasks kv_word           dense attention alone takes minutes
-  minference demo --length 8k --tasks single passkey kv_hex
+  minference demo --length 8k --tasks single,passkey,kv_hex
   minference demo --attn a_shape                          a window loses the answer
   minference demo --web                                   the same with documents of yours, on a local web page
 """
+
+
+def _task(text: str) -> str:
+    if text not in TASKS:
+        raise argparse.ArgumentTypeError(f"must be of {', '.join(TASKS)}, got {text!r}")
+    return text
 
 
 def add_parser(subparsers) -> None:
@@ -27,13 +34,13 @@ def add_parser(subparsers) -> None:
         _EXAMPLES,
     )
     options.add_length(parser, 32768)
-    parser.add_argument(
+    options.add_list(
+        parser,
         "--tasks",
-        nargs="+",
-        choices=TASKS,
-        default=["variables"],
-        metavar="TASK",
-        help=f"questions to ask, each about a document of its own: {', '.join(TASKS)} (default: variables)",
+        _task,
+        "variables",
+        "A,B,...",
+        f"questions to ask, each about a document of its own: {', '.join(TASKS)}",
     )
     options.add_seed(parser, "another document")
     options.add_output(parser, "minference-patterns.png", "FILE", "picture of every head's pattern")

@@ -25,13 +25,16 @@ def length(text: str) -> int:
 
 
 def comma_separated(kind):
-    """A list written with commas, each entry read by `kind`."""
+    """A list written with commas, at least one entry long, each read by `kind`."""
 
     def read(text: str) -> list:
         try:
-            return [kind(entry) for entry in text.split(",") if entry]
+            entries = [kind(entry) for entry in text.split(",") if entry]
         except ValueError as error:
             raise argparse.ArgumentTypeError(str(error)) from None
+        if not entries:
+            raise argparse.ArgumentTypeError(f"must have an entry, got {text!r}")
+        return entries
 
     return read
 

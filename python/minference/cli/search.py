@@ -75,7 +75,7 @@ def _plan(args):
     tasks = named(args.tasks)
     if not 0 < args.cost <= 1:
         raise ValueError(f"--cost must be above 0 and at most 1, got {args.cost}")
-    if not args.levels or min(args.levels) <= 0:
+    if min(args.levels) <= 0:
         raise ValueError(f"--levels must be numbers above 0, got {args.levels}")
 
     def prompts(first: int, count: int) -> tuple:

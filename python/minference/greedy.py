@@ -71,6 +71,15 @@ def answer(
     )
 
 
+@torch.inference_mode()
+def likeliest(model, token_ids: list[int], places: list[int]) -> dict[int, int]:
+    """One pass over a prompt: for each place above 0, the likeliest token there, given all before it."""
+    before = torch.tensor([place - 1 for place in places], device=model.device)
+    ids = torch.tensor([token_ids], device=model.device)
+    logits = model(ids, use_cache=False, logits_to_keep=before).logits[0]
+    return dict(zip(places, logits.argmax(-1).tolist()))
+
+
 def continued(model, token_ids: torch.Tensor, cache) -> torch.Tensor:
     """Logits of tokens ``[B, n]`` that follow those of a cache, which takes them in."""
     # Newer versions of transformers 5 have another name for it, and warn of the old one.

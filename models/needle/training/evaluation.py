@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from minference.eval import ahead, scoring
 from minference.eval.tasks import TASKS, PromptMaker
 from minference.eval.wording import Embedded
-from minference.greedy import answer
+from minference.greedy import answer, likeliest
 
 MEASURED = (
     "vt", "vt_two_hops", "two_hops", "niah_multiquery", "niah_multivalue", "early_question", "cwe",
@@ -20,19 +20,10 @@ MEASURED = (
 )  # fmt: skip
 
 
-@torch.inference_mode()
-def _likeliest(model, tokens) -> dict[int, int]:
-    places = [place for own in tokens.answers for place in own]
-    before = torch.tensor([place - 1 for place in places], device=model.device)
-    ids = torch.tensor([tokens.ids], device=model.device)
-    logits = model(ids, use_cache=False, logits_to_keep=before).logits[0]
-    return dict(zip(places, logits.argmax(-1).tolist()))
-
-
 def _score(model, tokenizer, task: str, prompt, tokens) -> float:
     """Answers of several parts are generated and scored as RULER does, in any order; others token by token."""
     if len(prompt.references) < 2:
-        return scoring.forced(_likeliest(model, tokens), tokens)
+        return scoring.forced(likeliest(model, tokens.ids, tokens.answer_places), tokens)
     found = answer(model, tokens.ids[: tokens.answers[-1][0]], TASKS[task].new_tokens)
     text = tokenizer.decode(found.tokens, skip_special_tokens=True)
     return scoring.matched(text, prompt.references, prompt.any_reference)

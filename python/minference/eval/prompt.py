@@ -85,6 +85,11 @@ class Tokens:
     ids: list[int]
     answers: list[list[int]]
 
+    @property
+    def answer_places(self) -> list[int]:
+        """Of all answers, in order."""
+        return [place for answer in self.answers for place in answer]
+
 
 def encode(tokenizer, prompt: Prompt, special_tokens: bool = True) -> Tokens:
     """Token ids, and where the answers are.

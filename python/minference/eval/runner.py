@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..greedy import answer, continued
+from ..greedy import answer, continued, likeliest
 from ..recording import record
 from . import ahead, scoring
 from .journal import Journal
@@ -110,9 +110,8 @@ class Runner:
         scored = self._grid.scoring if prompt.ends_with_answer else "forced"
         if prompt.any_order:
             scored = "generated"
-        row = {"task": task, "length": length, "seed": seed, "attention": str(setting)}
-        row |= {"tokens": len(tokens.ids), "depth": prompt.depth}
-        row["scored"] = scored
+        row = dict(zip(SAMPLE_KEY, (task, length, seed, str(setting))))
+        row |= {"tokens": len(tokens.ids), "depth": prompt.depth, "scored": scored}
         if setting.method == "sdpa" or members is not None:
             row |= self._answer(scored, task, prompt, tokens)
             row["density"] = 1.0 if members is None else density_of_members(members, len(tokens.ids))
@@ -136,9 +135,12 @@ class Runner:
     def _answer(self, scored: str, task: str, prompt: Prompt, tokens: Tokens) -> dict:
         if scored != "generated":
             begin = time.perf_counter()
-            likeliest = self._decoded(tokens) if scored == "decoded" else self._likeliest(tokens)
+            if scored == "decoded":
+                found = self._decoded(tokens)
+            else:
+                found = likeliest(self._model, tokens.ids, tokens.answer_places)
             seconds = time.perf_counter() - begin
-            return {"score": scoring.forced(likeliest, tokens), "seconds_to_first_token": seconds}
+            return {"score": scoring.forced(found, tokens), "seconds_to_first_token": seconds}
         before = tokens.ids[: tokens.answers[-1][0]]
         found = answer(self._model, before, TASKS[task].new_tokens)
         text = self._tokenizer.decode(found.tokens, skip_special_tokens=True)
@@ -153,27 +155,18 @@ class Runner:
         return torch.tensor(numbers, device=self._model.device)
 
     @torch.inference_mode()
-    def _likeliest(self, tokens: Tokens) -> dict[int, int]:
-        """One pass over the prompt: for each place of an answer's token, the likeliest token there."""
-        places = [place for answer in tokens.answers for place in answer]
-        before = self._on_device([place - 1 for place in places])
-        ids = self._on_device([tokens.ids])
-        logits = self._model(ids, use_cache=False, logits_to_keep=before).logits[0]
-        return dict(zip(places, logits.argmax(-1).tolist()))
-
-    @torch.inference_mode()
     def _decoded(self, tokens: Tokens) -> dict[int, int]:
-        """The same where the answer ends the prompt: prefill stops before it, as when it is generated, and the answer
-        follows over the cache, in one step."""
+        """As `likeliest` where the answer ends the prompt: prefill stops before it, as when it is generated, and the
+        answer follows over the cache, in one step."""
         (places,) = tokens.answers
         ids = self._on_device([tokens.ids])
         begin, end = places[0], places[-1]
         out = self._model(ids[:, :begin], use_cache=True, logits_to_keep=1)
-        likeliest = out.logits[0].argmax(-1).tolist()
+        found = out.logits[0].argmax(-1).tolist()
         if end > begin:
             rest = continued(self._model, ids[:, begin:end], out.past_key_values)
-            likeliest += rest[0].argmax(-1).tolist()
-        return dict(zip(places, likeliest))
+            found += rest[0].argmax(-1).tolist()
+        return dict(zip(places, found))
 
     @torch.inference_mode()
     def _first_token(self, ids: list[int]) -> None:

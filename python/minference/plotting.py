@@ -11,6 +11,8 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt  # noqa: E402  (after the backend is chosen)
 
+from ._files import write_whole  # noqa: E402
+
 INK, QUIET, NOTHING = "#1b1f24", "#6b7480", "#eef0f3"
 STYLE = {
     "font.family": "DejaVu Sans",
@@ -34,7 +36,4 @@ def save(figure, path: str | os.PathLike | io.BytesIO) -> None:
         path.write(written.getbuffer())
         return
     os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-    temporary = f"{os.fspath(path)}.new"
-    with open(temporary, "wb") as file:
-        file.write(written.getbuffer())
-    os.replace(temporary, path)
+    write_whole(path, written.getvalue())

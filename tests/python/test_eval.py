@@ -15,7 +15,7 @@ pytest.importorskip("transformers")
 from minference import HeadPatterns, patterns
 from minference.cli import main
 from minference.eval import ahead, statistics, summary
-from minference.eval.journal import Journal, write_whole
+from minference.eval.journal import Journal
 from minference.eval.settings import Methods, Setting, _scaled
 from minference.eval.tasks import PromptMaker
 from minference.eval.wording import Embedded
@@ -64,35 +64,6 @@ def test_a_damaged_line_before_the_last_is_named_and_nothing_is_lost(tmp_path):
     with pytest.raises(ValueError, match=r"samples.jsonl, line 2, must be a sample"):
         Journal(tmp_path, {}, KEY)
     assert path.read_bytes() == first + b"{}\n" + last
-
-
-def test_full_disk_leaves_no_part_of_a_sample(tmp_path):
-    """A limit on file sizes stands for a full disk: writes come back short."""
-    code = f"""
-import resource, signal
-from minference.eval.journal import Journal
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-with Journal({str(tmp_path)!r}, {{}}, ("seed",)) as journal:
-    journal.add({{"seed": 0, "text": "x" * 50}})
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
-    try:
-        journal.add({{"seed": 1, "text": "x" * 50}})
-    except OSError as error:
-        print(error)
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "No space left on device" in done.stdout and "samples.jsonl" in done.stdout
-    lines = (tmp_path / "samples.jsonl").read_text().splitlines()
-    assert [json.loads(line)["seed"] for line in lines] == [0]
-
-
-def test_whole_files_are_written_or_left(tmp_path, monkeypatch):
-    path = tmp_path / "summary.md"
-    write_whole(path, "old")
-    monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
-    with pytest.raises(OSError):
-        write_whole(path, "new")
-    assert path.read_text() == "old" and os.listdir(tmp_path) == ["summary.md"]
 
 
 def test_killed_and_resumed_is_the_same_table(tmp_path, capsys):

@@ -99,7 +99,7 @@ def _print(rows: list[dict]) -> None:
 def run(args) -> int:
     import json
 
-    from ..eval.journal import write_whole
+    from .._files import write_whole
     from ..search.capture import load
     from ..search.compare import compare
     from .console import samples_progress

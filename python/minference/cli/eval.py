@@ -110,8 +110,8 @@ def _list() -> int:
 
 
 def _write(folder, rows: list[dict], samples: list[dict], critical: list[dict], title: str) -> list[str]:
+    from .._files import write_whole
     from ..eval import pictures, summary
-    from ..eval.journal import write_whole
 
     write_whole(folder / "summary.md", summary.as_markdown(rows))
     write_whole(folder / "summary.csv", summary.as_csv(rows))
@@ -167,8 +167,9 @@ def run(args) -> int:
     import os
     import sys
 
+    from .._files import write_whole
     from ..eval import runner, summary, tasks
-    from ..eval.journal import Journal, contents_of, write_whole
+    from ..eval.journal import Journal, contents_of
     from ..eval.settings import Methods
     from .console import quiet_transformers, samples_progress
     from .machine import describe

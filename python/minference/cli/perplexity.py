@@ -67,8 +67,9 @@ def _print(rows: list[dict]) -> None:
 def run(args) -> int:
     import json
 
+    from .._files import write_whole
     from ..eval import perplexity, pictures
-    from ..eval.journal import Journal, contents_of, write_whole
+    from ..eval.journal import Journal, contents_of
     from ..eval.settings import Methods
     from .console import quiet_transformers, samples_progress
 

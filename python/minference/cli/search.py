@@ -112,7 +112,8 @@ def _source(args, plan, check, best: dict | None) -> str:
 
 
 def run(args) -> int:
-    from ..eval.journal import Journal, write_whole
+    from .._files import write_whole
+    from ..eval.journal import Journal
     from ..patterns import HeadPatterns
     from ..search import report
     from ..search.driver import JOURNAL_KEY, Search

@@ -8,6 +8,8 @@ import os
 import time
 from pathlib import Path
 
+from .._files import write_whole
+
 # Seconds between waits for the disk, each of which may take longer than a sample on a GPU.
 _SYNC_EVERY = 1.0
 
@@ -108,18 +110,3 @@ def contents_of(path: str | os.PathLike | None) -> str | None:
         return None
     digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
     return f"{os.fspath(path)}, SHA-256 {digest[:16]}"
-
-
-def write_whole(path: str | os.PathLike, text: str) -> None:
-    """Write a file in one step: readers see the old one or the new one, never a part."""
-    temporary = f"{os.fspath(path)}.new"
-    try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError:
-        if os.path.exists(temporary):
-            os.remove(temporary)
-        raise

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from .._files import replaced
 from .layers import visit_layers
 
 
@@ -53,9 +54,11 @@ def capture(
         }
         about = {"layer": layer, "softmax_scale": scale, "tokens": len(token_ids), **source}
         path = folder / f"layer-{layer:03d}.safetensors"
-        temporary = f"{path}.new"
-        save_file(tensors, temporary, {"minference": json.dumps(about)})
-        os.replace(temporary, path)
+        with replaced(path) as temporary:
+            try:
+                save_file(tensors, temporary, {"minference": json.dumps(about)})
+            except SafetensorError as error:
+                raise OSError(f"{path}: {error}") from error
         paths[layer] = path
         done()
 

@@ -70,7 +70,9 @@ def test_answer_tokens_are_the_answers(tokenizer, task, wording):
 
 
 @pytest.mark.parametrize("wording", [Ruler, Embedded])
-@pytest.mark.parametrize("task", tasks.GROUPS["retrieval"])
+@pytest.mark.parametrize(
+    "task", [*tasks.GROUPS["retrieval"], "niah", "kv_copies", "two_hops", "early_question"]
+)
 def test_references_stand_in_the_prompt_once(tokenizer, task, wording):
     """Twice where the fact says its value twice; never by chance."""
     for seed in range(3):
@@ -102,6 +104,24 @@ def test_haystack_lines_with_answers_are_dropped(tmp_path):
     lines = Haystack(path).lines("seed", ["1234567", "amber"])
     found = {next(lines) for _ in range(20)}
     assert found == {"one line\n", "last line without end\n"}
+
+
+@pytest.mark.parametrize("wording", [Ruler, Embedded])
+@pytest.mark.parametrize(
+    "task",
+    ["niah_single_2", "niah_multikey_1", "niah_multivalue", "two_hops", "early_question", "recall"],
+)
+def test_a_haystack_full_of_the_answers_adds_none(tokenizer, tmp_path, task, wording):
+    """The same seed hides the same facts in a text that is this very prompt."""
+    prompt, _ = tasks.PromptMaker(tokenizer, wording).make(task, 3000, 1)
+    path = tmp_path / "text.txt"
+    path.write_text(prompt.text + "\nA line without an answer.\n")
+    again, _ = tasks.PromptMaker(tokenizer, wording, haystack=path).make(task, 3000, 1)
+    answers = prompt.references or tuple(part.text.strip() for part in prompt.parts if part.scored)
+    assert answers and "A line without an answer." in again.text
+    assert [again.text.count(answer) for answer in answers] == [
+        prompt.text.count(answer) for answer in answers
+    ]
 
 
 def test_haystack_of_nothing_but_answers_is_refused(tmp_path):
@@ -195,6 +215,25 @@ def test_hotpots_file(tokenizer, tmp_path):
     path.write_text('{"no": "data"}')
     with pytest.raises(ValueError, match="must be SQuAD's or HotpotQA's JSON, got KeyError"):
         tasks.PromptMaker(tokenizer, hotpot=path)
+
+
+def test_infinitebench_forms(tokenizer):
+    """The paper's Retrieve.PassKey, Retrieve.Number and Retrieve.KV: fact, question and answer."""
+    maker = tasks.PromptMaker(tokenizer)
+    for task, name, digits in (("passkey", "pass key", 5), ("number", "sequence of digits", 10)):
+        prompt, _ = maker.make(task, 1500, 0)
+        (answer,) = prompt.references
+        assert re.fullmatch(rf"\d{{{digits}}}", answer)
+        assert prompt.text.startswith("There is an important info hidden inside a lot of irrelevant text.")
+        assert f"The {name} is {answer}. Remember it. {answer} is the {name}.\n" in prompt.text
+        assert prompt.text.endswith(f"What is the {name}? The {name} is {answer}")
+    prompt, _ = maker.make("kv", 3000, 0)
+    form = re.fullmatch(
+        r"Extract the value corresponding to the specified key in the JSON object below\.\n\n"
+        r'JSON data:\n(\{.*\})\n\nKey: "(.*)"\nCorresponding value: "(.*)"',
+        prompt.text,
+    )
+    assert prompt.references == (json.loads(form[1])[form[2]],) == (form[3],)
 
 
 def test_rulers_scores():

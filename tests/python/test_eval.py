@@ -1,7 +1,6 @@
 """`minference eval`: resuming, comparing, and what it refuses."""
 
 import json
-import os
 import signal
 import subprocess
 import sys

@@ -109,6 +109,7 @@ def test_synthetic_heads(capsys):
         (["compare", "--synthetic", "8,2,64", "--costs", "2"], "--costs must be above 0"),
         (["capture", "--layers", "77", "--length", "1k"], "layers must be the model's"),
         (["capture", "--task", "nothing"], "task must be one of"),
+        (["capture", "--length", "200k"], "length must be at most the model's 131072 positions, got 204800"),
     ],
 )
 def test_bad_input_gets_one_line(tmp_path, capsys, arguments, message, monkeypatch):

@@ -82,6 +82,7 @@ def test_prose_is_predicted_worse_through_a_narrow_window(tmp_path, text, capsys
     "arguments, message",
     [
         (["--lengths", "100k"], "the text must have at least"),
+        (["--lengths", "200k"], "length must be at most the model's 131072 positions, got 204800"),
         (["--lengths", "32"], "length must be at least 64 tokens, got 32"),
         (["--attn", "static", "--lengths", "1k"], "attention must not be static"),
     ],

@@ -226,6 +226,7 @@ def test_cost_below_every_candidate_is_refused_at_once(tmp_path, capsys):
         (["--cost", "0"], "--cost must be above 0 and at most 1, got 0"),
         (["--levels", "1,-1"], "--levels must be numbers above 0"),
         (["--tasks", "nothing"], "task must be one of"),
+        (["--lengths", "200k"], "length must be at most the model's 131072 positions, got 204800"),
         (["/nowhere"], "/nowhere"),
     ],
 )

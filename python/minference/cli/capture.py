@@ -47,7 +47,7 @@ def run(args) -> int:
     named([args.task])
     quiet_transformers()
     options.set_threads(args)
-    model, tokenizer = options.load_model(args)
+    model, tokenizer = options.load_model(args, [args.length])
     if args.text:
         ids = perplexity.windows(tokenizer, args.text, args.length, 1)[0]
         source = {"text": args.text}

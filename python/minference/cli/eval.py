@@ -184,7 +184,7 @@ def run(args) -> int:
     )
     quiet_transformers()
     threads = options.set_threads(args)
-    model, tokenizer = options.load_model(args)
+    model, tokenizer = options.load_model(args, args.lengths)
     maker = options.prompt_maker(args, tokenizer, args.chat, args.haystack, args.squad, args.hotpot)
     workers = args.prompt_workers
     if workers is None:

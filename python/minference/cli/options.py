@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import textwrap
+from collections.abc import Iterable
 
 _HELP_WIDTH = 96
 
@@ -122,12 +123,18 @@ def require_device(device: str) -> None:
         raise ValueError(f"--device must be one that PyTorch sees, got {device!r} and no CUDA device")
 
 
-def load_model(args: argparse.Namespace):
-    """The model on its device and the tokenizer. Raises ValueError where there is no such device."""
+def load_model(args: argparse.Namespace, lengths: Iterable[int]):
+    """The model on its device and the tokenizer. Raises ValueError where there is no such device, or where prompts of
+    these lengths, in tokens, are longer than the model's context."""
     from ..needle import model as needle
 
     require_device(args.device)
-    return needle.load(args.model, args.device)
+    model, tokenizer = needle.load(args.model, args.device)
+    limit = model.config.get_text_config(decoder=True).max_position_embeddings
+    for length in lengths:
+        if length > limit:
+            raise ValueError(f"length must be at most the model's {limit} positions, got {length}")
+    return model, tokenizer
 
 
 def is_embedded(model: str | None) -> bool:

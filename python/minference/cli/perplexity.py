@@ -76,7 +76,7 @@ def run(args) -> int:
     settings = options.settings_of(args)
     quiet_transformers()
     options.set_threads(args)
-    model, tokenizer = options.load_model(args)
+    model, tokenizer = options.load_model(args, args.lengths)
     texts = {
         length: perplexity.windows(tokenizer, args.text, length, args.windows) for length in args.lengths
     }

@@ -123,7 +123,7 @@ def run(args) -> int:
     plan = _plan(args)
     quiet_transformers()
     options.set_threads(args)
-    model, tokenizer = options.load_model(args)
+    model, tokenizer = options.load_model(args, args.lengths)
     maker = options.prompt_maker(args, tokenizer)
     identity = options.identity(
         args,

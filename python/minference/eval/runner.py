@@ -56,10 +56,6 @@ class Runner:
     def __init__(self, model, tokenizer, maker: PromptMaker, methods: Methods, grid: Grid, workers: int = 0):
         self._model, self._tokenizer, self._maker = model, tokenizer, maker
         self._methods, self._grid, self._workers = methods, grid, workers
-        limit = model.config.get_text_config(decoder=True).max_position_embeddings
-        for length in grid.lengths:
-            if length > limit:
-                raise ValueError(f"length must be at most the model's {limit} positions, got {length}")
         for task in grid.tasks:
             maker.require(task)
         for setting in grid.settings:

@@ -134,6 +134,8 @@ class Bench:
 
         num_calls = max(1, 32768 // num_tokens)  # so that one replay takes milliseconds
         graphs = {name: self.graph_of(call, num_calls) for name, call in calls.items()}
+        for graph in graphs.values():
+            graph.replay()  # the first one also uploads it
         replays = {
             name: max(1, math.ceil(settle_ms / self.time_ms(graph, 1))) for name, graph in graphs.items()
         }
@@ -219,10 +221,16 @@ def main() -> int:
     )
     parser.add_argument("--cases", type=int, default=200, help="random cases of the check")
     parser.add_argument(
-        "--settle", type=float, default=0, metavar="MS", help="run each case so long before it is timed"
+        "--settle",
+        type=float,
+        default=0,
+        metavar="MS",
+        help="run each case so long before it is timed (default: 0)",
     )
     parser.add_argument("--kernel", choices=["sm90", "sm80"], default="sm90")
     options = parser.parse_args()
+    if options.settle < 0:
+        parser.error(f"--settle must be at least 0, got {options.settle:g}")
     sys.path[:0] = [str(ROOT / "python")]
     library = options.library or str(build(ROOT / "build" / "cuda-only"))
 

@@ -198,8 +198,9 @@ class Trainer:
             sys.exit(f"--resume must find checkpoint.pt in --work, got {self.args.work} without it")
         state = torch.load(checkpoint, map_location=self.device)
         for name, value in self.identity.items():
-            if value != state["identity"][name]:
-                sys.exit(f"{name} must be that of the run to resume, {state['identity'][name]}, got {value}")
+            before = state["identity"].get(name, 0)
+            if value != before:
+                sys.exit(f"{name} must be that of the run to resume, {before}, got {value}")
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.steps, self.seconds = state["steps"], state["seconds"]
@@ -401,7 +402,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         type=count,
         default=0,
         metavar="N",
-        help="leave out the stages before this one, of shorter sequences; the others share the run (default: 0 of 0 to 4)",
+        help=f"leave out the stages before this one, of shorter sequences; the others share the run (default: 0 of 0 to {len(SCHEDULE) - 1})",
     )
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --work")
     parser.add_argument(

@@ -10,12 +10,14 @@ from pathlib import Path
 
 # <fcntl.h> and <linux/fs.h>
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
-_CANNOT_EXCHANGE = (errno.EINVAL, errno.ENOSYS, errno.EXDEV)
+_CANNOT_EXCHANGE = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EXDEV)
 
 
 def _exchange(one: Path, other: Path) -> None:
-    """Each takes the other's name, in one step. Raises OSError where the file system cannot."""
-    rename = ctypes.CDLL(None, use_errno=True).renameat2
+    """Each takes the other's name, in one step. Raises OSError where the file system, or the system, cannot."""
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if rename is None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS), str(one), None, str(other))
     paths = os.fsencode(one), os.fsencode(other)
     if rename(_AT_FDCWD, paths[0], _AT_FDCWD, paths[1], _RENAME_EXCHANGE):
         number = ctypes.get_errno()

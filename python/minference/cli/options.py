@@ -30,7 +30,7 @@ def comma_separated(kind):
 
     def read(text: str) -> list:
         try:
-            entries = [kind(entry) for entry in text.split(",") if entry]
+            entries = [kind(entry.strip()) for entry in text.split(",") if entry.strip()]
         except ValueError as error:
             raise argparse.ArgumentTypeError(str(error)) from None
         if not entries:

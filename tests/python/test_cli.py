@@ -68,6 +68,8 @@ def test_wrong_usage_is_2(arguments, capsys):
         (("inspect", "/nowhere/model"), "/nowhere/model"),
         (("demo", "--model", "/nowhere/model"), "--model must come with --web"),
         (("demo", "--length", "100"), "length must be at least 256 tokens, got 100"),
+        (("demo", "--length", "200k"), "length must be at most the model's 131072 positions, got 204800"),
+        (("inspect", "--length", "200k"), "length must be at most the model's 131072 positions, got 204800"),
         (("bench", "--heads", "6"), "--heads must be"),
         (("inspect", "--prompt", "/nowhere/prompt.txt"), "/nowhere/prompt.txt"),
     ],

@@ -172,6 +172,7 @@ def run(args) -> int:
     with progress() as bars:
         with step(bars, "loading the embedded model"):
             model, tokenizer = needle.load()
+            options.require_context(model, args.length)
         text = model.config
         console.print(
             f"[bold]Embedded model[/]  {sum(p.numel() for p in model.parameters()) / 1e6:.0f} M parameters, "

@@ -154,6 +154,7 @@ def run(args) -> int:
     with progress() as bars:
         with step(bars, "loading the model"):
             model, tokenizer = needle.load(args.model)
+            options.require_context(model, args.length)
             _require_heads(args.head or (), model.config.get_text_config())
             token_ids = _token_ids(args, tokenizer)
             options.patch_of(args.attn)(model)

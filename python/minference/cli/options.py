@@ -123,6 +123,13 @@ def require_device(device: str) -> None:
         raise ValueError(f"--device must be one that PyTorch sees, got {device!r} and no CUDA device")
 
 
+def require_context(model, tokens: int) -> None:
+    """Raise ValueError where prompts of so many tokens are longer than the model's context."""
+    limit = model.config.get_text_config(decoder=True).max_position_embeddings
+    if tokens > limit:
+        raise ValueError(f"length must be at most the model's {limit} positions, got {tokens}")
+
+
 def load_model(args: argparse.Namespace, lengths: Iterable[int]):
     """The model on its device and the tokenizer. Raises ValueError where there is no such device, or where prompts of
     these lengths, in tokens, are longer than the model's context."""
@@ -130,10 +137,7 @@ def load_model(args: argparse.Namespace, lengths: Iterable[int]):
 
     require_device(args.device)
     model, tokenizer = needle.load(args.model, args.device)
-    limit = model.config.get_text_config(decoder=True).max_position_embeddings
-    for length in lengths:
-        if length > limit:
-            raise ValueError(f"length must be at most the model's {limit} positions, got {length}")
+    require_context(model, max(lengths))
     return model, tokenizer
 
 

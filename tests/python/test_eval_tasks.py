@@ -11,7 +11,7 @@ pytest.importorskip("transformers")
 from minference.eval import scoring, tasks
 from minference.eval.fitting import fit
 from minference.eval.haystack import Haystack
-from minference.eval.prompt import Draft, Part, Prompt, Tokens, encode, in_chat, plain
+from minference.eval.prompt import Draft, Part, Prompt, Tokens, in_chat, locate, plain, tokenize
 from minference.eval.wording import Embedded, Ruler, listed
 
 OFFLINE = [name for name in tasks.TASKS if not name.startswith("qa_")]
@@ -316,7 +316,7 @@ def test_chat_template_surrounds_the_prompt(tokenizer):
 
 def test_encode_finds_answers_across_merges(tokenizer):
     prompt = Prompt((Part("a"), Part(" 12345", True), Part("67 b"), Part(" c", True)), (), False, False, None)
-    tokens = encode(tokenizer, prompt)
+    tokens = locate(prompt, tokenize(tokenizer, prompt))
     assert tokens.ids == tokenizer("a 1234567 b c").input_ids
     assert tokenizer.decode([tokens.ids[i] for i in tokens.answers[1]]) == " c"
 

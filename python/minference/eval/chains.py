@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from .haystack import Haystack, Lines, noise
+from .haystack import Haystack, noise
 from .needles import distinct, hide, number
 from .prompt import Draft, Part
 
@@ -24,7 +24,7 @@ def write_variables(
         (place, [Part(wording.assignment(name, source))])
         for place, name, source in zip(places, names, sources)
     ]
-    text = hide(Lines(noise()).take(count), facts)
+    text = hide(noise(count), facts)
     return Draft(
         (Part(wording.variables_header), *text, Part(wording.variables_question(value))),
         wording.variables_lead(len(names), value),
@@ -50,7 +50,7 @@ def write_two_hops(count: int, seed: int, rng: random.Random, wording, haystack:
     for first, second, value in zip(keys[::2], keys[1::2], values):
         facts.append((rng.random(), [Part(f"The key that {first} stands for is {second}.\n")]))
         facts.append((rng.random(), [Part(wording.fact(second, value, "numbers"))]))
-    lines = Lines(haystack.lines(f"two hops {seed}", (*keys, *values))).take(count)
+    lines = haystack.first(count, f"two hops {seed}", (*keys, *values))
     question = f"Question: What is the special magic number for the key that {keys[0]} stands for?\nAnswer:"
     return Draft(
         (Part(wording.header("numbers", False)), *hide(lines, facts), Part(question)),

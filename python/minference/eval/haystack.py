@@ -24,6 +24,19 @@ class Haystack:
                 raise ValueError(f"the haystack must hold text, got {os.fspath(path)!r}, which is empty")
             if not self._lines[-1].endswith("\n"):
                 self._lines[-1] += "\n"
+        self._kept: tuple[object, Lines] | None = None
+
+    def __getstate__(self):
+        # To processes that make prompts; generators can't travel.
+        return vars(self) | {"_kept": None}
+
+    def first(self, count: int, seed: str, forbidden: Iterable[str] = ()) -> list[str]:
+        """The first of `lines`. They are kept until others are asked for: a prompt is written again and again until its
+        length is right."""
+        wanted = seed, frozenset(forbidden)
+        if self._kept is None or self._kept[0] != wanted:
+            self._kept = wanted, Lines(self.lines(*wanted))
+        return self._kept[1].take(count)
 
     def lines(self, seed: str, forbidden: Iterable[str] = ()) -> Iterator[str]:
         """Lines without any of the strings `forbidden`, whatever their case."""
@@ -35,9 +48,9 @@ class Haystack:
         return without(source, forbidden)
 
 
-def noise() -> Iterator[str]:
+def noise(count: int) -> list[str]:
     """RULER's repeated sentences, one line each time."""
-    return itertools.repeat(NOISE)
+    return [NOISE] * count
 
 
 # A file whose every line holds an answer would be read for ever.
@@ -49,7 +62,8 @@ def without(lines: Iterable[str], forbidden: Iterable[str]) -> Iterator[str]:
     wanted_elsewhere = [text.lower() for text in forbidden]
     dropped = 0
     for line in lines:
-        if any(text in line.lower() for text in wanted_elsewhere):
+        lower = line.lower()
+        if any(text in lower for text in wanted_elsewhere):
             dropped += 1
             if dropped > _MAX_DROPPED:
                 raise ValueError("the haystack must have lines without the answers, got none in 100,000")

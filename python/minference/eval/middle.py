@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 
 from ..needle.prompts import RECORDS_HEADER
-from .haystack import Haystack, Lines
+from .haystack import Haystack
 from .needles import distinct, hide, number, spread_depth
 from .prompt import Draft, Part
 from .records import word_key
@@ -60,7 +60,7 @@ def write_repeated(count: int, seed: int, rng: random.Random, wording, haystack:
     values = distinct(lambda: number(rng), _REPEATED_FACTS)
     places = sorted(rng.random() for _ in keys)
     between = rng.randint(0, _MOST_BETWEEN)
-    lines = Lines(haystack.lines(f"repeated {seed}", (*keys, *values))).take(count + between)
+    lines = haystack.first(count + between, f"repeated {seed}", (*keys, *values))
     other, lines = "".join(lines[:between]), lines[between:]
     copies: list[Part] = []
     for scored in (False, True):
@@ -91,7 +91,7 @@ def write_recall(count: int, seed: int, rng: random.Random, wording, haystack: H
         place = _QUESTIONS_BEGIN + (_QUESTIONS_END - _QUESTIONS_BEGIN) * rng.random()
         asked = wording.question([keys[i]], "numbers", True) + wording.lead([keys[i]], "numbers", True)
         inserts.append((place, [Part(asked), Part(f" {values[i]}", scored=True), Part(".\n")]))
-    lines = Lines(haystack.lines(f"recall {seed}", (*keys, *values))).take(count)
+    lines = haystack.first(count, f"recall {seed}", (*keys, *values))
     return Draft((Part(wording.header("numbers", False)), *hide(lines, inserts)), forbidden=(*keys, *values))
 
 
@@ -104,7 +104,7 @@ def write_early_question(count: int, seed: int, rng: random.Random, wording, hay
         (depth if i == 0 else rng.random(), [Part(wording.fact(key, value, "numbers"))])
         for i, (key, value) in enumerate(zip(keys, values))
     ]
-    lines = Lines(haystack.lines(f"early question {seed}", (*keys, *values))).take(count)
+    lines = haystack.first(count, f"early question {seed}", (*keys, *values))
     question = (
         "Read the following text and answer this question at its end: "
         f"What is the special magic number for {keys[0]}?\n"

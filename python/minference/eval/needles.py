@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from dataclasses import dataclass
 
-from .haystack import Haystack, Lines, noise
+from .haystack import Haystack, noise
 from .prompt import Draft, Part
 
 
@@ -93,13 +94,13 @@ class Needles:
 
     def _lines(self, count, seed, rng, key, value, wording, haystack, kind, forbidden) -> list[str]:
         if self.hay == "noise":
-            return Lines(noise()).take(count)
+            return noise(count)
         if self.hay == "text":
-            return Lines(haystack.lines(f"needles {seed}", forbidden)).take(count)
+            return haystack.first(count, f"needles {seed}", forbidden)
         # Told by key and value: a key may be a word that stands in every line.
         others = ((key(), value()) for _ in iter(int, 1))
         lines = (wording.fact(*fact, kind) for fact in others if not forbidden & set(fact))
-        return Lines(lines).take(count)
+        return list(itertools.islice(lines, count))
 
 
 # RULER's thirteen are these eight, variable tracking, two of counting and two of question answering.
@@ -137,7 +138,7 @@ def write_number(count: int, seed: int, rng: random.Random, wording, haystack: H
 
 
 def _quiz(count: int, depth: float, fact: str, question: str, lead: str, answer: str) -> Draft:
-    text = hide(Lines(noise()).take(count), [(depth, [Part(fact)])])
+    text = hide(noise(count), [(depth, [Part(fact)])])
     return Draft(
         (Part(_QUIZ_HEADER), *text, Part(question)),
         lead,

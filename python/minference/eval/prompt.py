@@ -91,15 +91,24 @@ class Tokens:
         return [place for answer in self.answers for place in answer]
 
 
-def encode(tokenizer, prompt: Prompt, special_tokens: bool = True) -> Tokens:
-    """Token ids, and where the answers are.
+def tokenize(tokenizer, prompt: Prompt, special_tokens: bool = True):
+    """What `locate` finds the answers in: input_ids and offset_mapping.
 
-    special_tokens: let the tokenizer add its own; a chat template has written them already. A token that begins before
-    an answer and ends in it belongs to the answer.
+    special_tokens: let the tokenizer add its own; a chat template has written them already.
     """
     if not tokenizer.is_fast:
         raise ValueError("tokenizer must be a fast one, which knows where its tokens are in the text")
-    encoded = tokenizer(prompt.text, return_offsets_mapping=True, add_special_tokens=special_tokens)
+    return tokenizer(
+        prompt.text,
+        return_offsets_mapping=True,
+        return_attention_mask=False,
+        return_token_type_ids=False,
+        add_special_tokens=special_tokens,
+    )
+
+
+def locate(prompt: Prompt, encoded) -> Tokens:
+    """Token ids, and where the answers are. A token that begins before an answer and ends in it belongs to the answer."""
     answers, place, token = [], 0, 0
     offsets = encoded.offset_mapping
     for part in prompt.parts:

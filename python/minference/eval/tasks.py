@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from . import chains, counting, documents, middle, needles, records
 from .fitting import fit
 from .haystack import Haystack
-from .prompt import Draft, Prompt, Tokens, encode, in_chat, plain
+from .prompt import Draft, Prompt, Tokens, in_chat, locate, plain, tokenize
 from .wording import Ruler
 
 
@@ -106,11 +106,12 @@ class PromptMaker:
         self.require(task)
         write = TASKS[task].write or self._documents[task].write
 
-        def build(count: int) -> tuple[Prompt, Tokens]:
+        def build(count: int):
             # A generator of its own for each count: what a seed gives must not depend on how the count was found.
             rng = random.Random(f"{task} {length} {seed}")
             draft = write(count, seed, rng, self._wording, self._haystack)
             prompt = in_chat(draft, self._tokenizer) if self.chat else plain(draft)
-            return prompt, encode(self._tokenizer, prompt, special_tokens=not self.chat)
+            return prompt, tokenize(self._tokenizer, prompt, special_tokens=not self.chat)
 
-        return fit(build, lambda built: len(built[1].ids), length, TASKS[task].least)
+        prompt, encoded = fit(build, lambda built: len(built[1].input_ids), length, TASKS[task].least)
+        return prompt, locate(prompt, encoded)

@@ -37,11 +37,11 @@ processes=$((${PROCESSES:-8} * ${#gpus[@]}))
 # The GPUs wait for prompts, not the other way round.
 workers=$(($(nproc) / processes))
 
-# Prompts SEED to SEED + SAMPLES - 1 of every task, into FOLDER, for at most SECONDS.
-share() { # FOLDER SECONDS SEED SAMPLES ARGUMENTS...
-  local folder=$1 seconds=$2 seed=$3 samples=$4
-  shift 4
-  "${minference[@]}" eval "$@" --device "$device" --patterns "$patterns" --seed "$seed" --samples "$samples" --output "$folder" \
+# SAMPLES prompts of every task, SEED and then every STRIDE-th, into FOLDER, for at most SECONDS.
+share() { # FOLDER SECONDS SEED STRIDE SAMPLES ARGUMENTS...
+  local folder=$1 seconds=$2 seed=$3 stride=$4 samples=$5
+  shift 5
+  "${minference[@]}" eval "$@" --device "$device" --patterns "$patterns" --seed "$seed" --stride "$stride" --samples "$samples" --output "$folder" \
     --minutes "$((seconds / 60)).$(printf %03d $((seconds % 60 * 1000 / 60)))" >"$folder.txt" 2>"$folder.log"
 }
 
@@ -60,18 +60,18 @@ join() { # FOLDER
 evaluate() { # NAME TITLE_OF_RESULT LENGTH SAMPLES ARGUMENTS...
   local folder=$output/$1 result=$output/$2.json length=$(($3 / scale)) samples=${PROMPTS:-$4}
   shift 4
-  local left each process first pid pids=()
+  local left process pid pids=()
   left=$(remaining)
   [ "$left" -gt 0 ] || return 0
   echo "== $folder: $length tokens, $samples prompts a task, ${left} s left"
   join "$folder" || { status=1; return; }
-  each=$(((samples + processes - 1) / processes))
-  for ((process = 0, first = 0; first < samples; process++, first += each)); do
+  # In turn, so that what a run cut short has made are the first prompts.
+  for ((process = 0; process < processes && process < samples; process++)); do
     mkdir -p "$folder/shares/$process"
     # What is there, whoever made it, is not made again. Kept mass takes a dense attention more: one prompt a task.
     [ ! -e "$folder/samples.jsonl" ] || cp "$folder/samples.jsonl" "$folder/run.json" "$folder/shares/$process/"
-    CUDA_VISIBLE_DEVICES=${gpus[process % ${#gpus[@]}]} share "$folder/shares/$process" "$left" "$first" \
-      "$((samples - first < each ? samples - first : each))" --lengths "$length" --prompt-workers "$workers" \
+    CUDA_VISIBLE_DEVICES=${gpus[process % ${#gpus[@]}]} share "$folder/shares/$process" "$left" "$process" \
+      "$processes" "$(((samples - process + processes - 1) / processes))" --lengths "$length" --prompt-workers "$workers" \
       --mass-samples "$((process == 0))" "$@" &
     pids+=($!)
   done
@@ -79,7 +79,7 @@ evaluate() { # NAME TITLE_OF_RESULT LENGTH SAMPLES ARGUMENTS...
   tail -qn 1 "$folder"/shares/*.log
   join "$folder" || { status=1; return; }
   # The summary: this run finds every sample made.
-  share "$folder" 0 0 "$samples" --lengths "$length" --prompt-workers 0 --result "$result" "$@" || status=$?
+  share "$folder" 0 0 1 "$samples" --lengths "$length" --prompt-workers 0 --result "$result" "$@" || status=$?
   tail -n 3 "$folder.log" "$folder.txt"
 }
 

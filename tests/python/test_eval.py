@@ -194,6 +194,19 @@ def test_prompts_made_ahead_are_the_same():
         list(ahead.prompts(maker, [("kv_words", 16, 0)], 1))
 
 
+def test_processes_share_the_prompts_of_a_run(tmp_path, capsys):
+    shared = tmp_path / "shared"
+    for first, samples in ((0, "2"), (1, "1")):
+        assert run(*GRID, "--seed", str(first), "--stride", "2", "--samples", samples, "--output", shared) == 0
+    rows = [json.loads(line) for line in (shared / "samples.jsonl").read_text().splitlines()]
+    assert sorted({row["seed"] for row in rows}) == [0, 1, 2] and len(rows) == 24
+    capsys.readouterr()
+    # All are the whole run's.
+    assert run(*GRID, "--minutes", "0", "--output", shared) == 0
+    assert "goes on" not in capsys.readouterr().out
+    assert len((shared / "samples.jsonl").read_text().splitlines()) == 24
+
+
 def test_time_limit_ends_with_what_is_there(tmp_path, capsys):
     assert run(*GRID, "--minutes", "0", "--output", tmp_path) == 1
     assert not (tmp_path / "summary.md").exists()

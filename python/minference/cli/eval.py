@@ -36,6 +36,7 @@ def add_parser(subparsers) -> None:
     options.add_lengths(parser, "8k")
     options.add_count(parser, "--samples", 20, "prompts of each task and length")
     options.add_seed(parser, "the first prompt's seed")
+    options.add_count(parser, "--stride", 1, "between seeds, for several processes that share a run's prompts")
     scoring = parser.add_mutually_exclusive_group()
     scoring.add_argument(
         "--decoded",
@@ -180,7 +181,7 @@ def run(args) -> int:
         raise ValueError("TASK must be given; minference eval --list shows them")
     names, settings = tasks.named(args.tasks), options.settings_of(args)
     grid = runner.Grid(
-        names, args.lengths, settings, args.samples, args.seed, args.scoring, args.mass_samples
+        names, args.lengths, settings, args.samples, args.seed, args.scoring, args.mass_samples, args.stride
     )
     quiet_transformers()
     threads = options.set_threads(args)
@@ -200,7 +201,7 @@ def run(args) -> int:
             for task in names
             for length in args.lengths
             for setting in settings
-            for seed in range(args.seed, args.seed + args.samples)
+            for seed in grid.seeds
         )
         samples = [journal.rows[cell] for cell in cells if cell in journal]
         folder = journal.folder

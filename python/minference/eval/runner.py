@@ -29,6 +29,7 @@ class Grid:
     scoring: of answers that end their prompt, "generated", "decoded" or "forced"; those in the middle are forced anyway, and
     those whose parts may come in any order generated.
     mass_samples: prompts of each task and length whose kept mass is measured, which takes a dense attention more.
+    stride: between seeds, so that several processes can share the prompts of one run.
     """
 
     tasks: list[str]
@@ -38,10 +39,15 @@ class Grid:
     first_seed: int = 0
     scoring: str = "generated"
     mass_samples: int = 0
+    stride: int = 1
+
+    @property
+    def seeds(self) -> range:
+        return range(self.first_seed, self.first_seed + self.samples * self.stride, self.stride)
 
     def prompts(self) -> Iterator[tuple[str, int, int]]:
         """Seeds outermost, so that a run cut short has something of everything."""
-        for seed in range(self.first_seed, self.first_seed + self.samples):
+        for seed in self.seeds:
             for length in self.lengths:
                 for task in self.tasks:
                     yield task, length, seed
@@ -116,7 +122,7 @@ class Runner:
                 row |= self._answer(scored, task, prompt, tokens)
             # Calls too short for the library stay with PyTorch's dense attention.
             row["density"] = 1.0 if report.density is None else report.density
-            if seed < self._grid.first_seed + self._grid.mass_samples:
+            if seed in self._grid.seeds[: self._grid.mass_samples]:
                 with record(self._model, kept_mass=True) as report:
                     self._first_token(tokens.ids)
                 row["kept_mass"], row["kept_mass_last"] = report.kept_mass, report.kept_mass_last

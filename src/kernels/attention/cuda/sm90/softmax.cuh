@@ -1,12 +1,8 @@
 #pragma once
 
-#include <cmath>
-
 #include "cuda/math.cuh"
-#include "kernels/attention/cuda/sm90/config.h"
-#include "kernels/attention/cuda/visible_keys.h"
 
-// Masks and the softmax of a step's scores: 64 rows by one or two tiles of 64 keys, held by a warpgroup in wgmma's
+// The softmax of a step's scores: 64 rows by one or two tiles of 64 keys, held by a warpgroup in wgmma's
 // layout. A thread has rows r and r + 8, and of tile t the scores[32 t + 4 j + e]: row r + 8 (e / 2), key 8 j
 // + first + e % 2.
 //
@@ -22,22 +18,6 @@ template <class T>
 inline constexpr float kLargestSum = 0x1p60f;
 template <>
 inline constexpr float kLargestSum<__half> = 0x1p15f;
-
-inline constexpr KeptScores kKeepAll = ~KeptScores{0};
-
-// visible: of the thread's two rows, counted from its first key.
-__device__ __forceinline__ KeptScores keep_keys(const VisibleKeys (&visible)[2]) {
-  return visible[0].pairs() | visible[1].pairs() << 2;
-}
-
-template <int Tiles>
-__device__ __forceinline__ void mask_scores(float (&scores)[Tiles * kTileScores],
-                                            const KeptScores (&kept)[Tiles]) {
-#pragma unroll
-  for (int i = 0; i < Tiles * kTileScores; ++i) {
-    if ((kept[i / kTileScores] >> i % kTileScores & 1u) == 0) scores[i] = -INFINITY;
-  }
-}
 
 struct Softmax {
   float shift[2];  // of the thread's two rows: minus the reference, times softmax_scale * log2(e)
@@ -110,36 +90,5 @@ struct Softmax {
     return fmaxf(maximum, __shfl_xor_sync(minference::cuda::kAllLanes, maximum, 2));
   }
 };
-
-// A thread's part of 16 elements of its warp's queries.
-struct QueryPart {
-  std::uint32_t words[4];
-};
-
-// A tile's scores once more, for one warp's 16 rows: wgmma would need the whole warpgroup. query(k): 16 elements of
-// head_dim, as wgmma takes them from registers; key_tile: shared address of the tile.
-template <class Config, int Tile, class Query>
-__device__ __forceinline__ void scores_again(float (&scores)[Config::kStepScores], Query query,
-                                             std::uint32_t key_tile) {
-  const int lane = static_cast<int>(threadIdx.x % 32);
-#pragma unroll
-  for (int i = 0; i < kTileScores; ++i) scores[kTileScores * Tile + i] = 0.0f;
-  const std::uint32_t key_row = key_tile + (lane % 8 + lane / 16 * 8) * kPanelRowBytes;
-#pragma unroll
-  for (int k = 0; k < Config::kHeadDim / 16; ++k) {
-    // The swizzle exchanges chunk c (8 elements) of row r with chunk c ^ r % 8.
-    const int chunk = (2 * (k % 4) + lane / 8 % 2) ^ lane % 8;
-    const QueryPart part = query(k);
-#pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      std::uint32_t key[4];
-      minference::cuda::load_matrices(
-          key, key_row + k / 4 * Config::kKeyPanelStride + 16 * j * kPanelRowBytes + (chunk << 4));
-      float* d = scores + kTileScores * Tile + 8 * j;
-      minference::cuda::mma_m16n8k16<typename Config::T>(d, part.words, key[0], key[1]);
-      minference::cuda::mma_m16n8k16<typename Config::T>(d + 4, part.words, key[2], key[3]);
-    }
-  }
-}
 
 }  // namespace minference::kernels::cuda::sm90

@@ -1,9 +1,13 @@
 #include "kernels/attention/cuda/sm80/launch.h"
 
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
 #include <numbers>
 
 #include "cuda/error.h"
-#include "kernels/attention/cuda/sm80/kernel.cuh"
+#include "kernels/attention/cuda/cover.h"
+#include "kernels/attention/cuda/sm80/arguments.h"
 
 namespace minference::kernels::cuda::sm80 {
 

@@ -3,6 +3,8 @@
 #include <cmath>
 
 #include "cuda/math.cuh"
+#include "kernels/attention/cuda/sm80/config.h"
+#include "kernels/attention/cuda/sm80/products.cuh"
 
 namespace minference::kernels::cuda::sm80 {
 
@@ -33,6 +35,44 @@ struct RowSoftmax {
     const float factor = minference::cuda::exp2_approx(before - shift(scale_log2));
     sum *= factor;
     return factor;
+  }
+};
+
+// The running softmax of the rows of which a lane holds scores.
+template <class Config>
+struct Softmax {
+  RowSoftmax rows[Config::kRowTiles][2];
+
+  // scores -> exponentials, relative to the highest score so far; the output follows when that has moved.
+  __device__ __forceinline__ void weigh(TileScores<Config>& scores, float scale_log2,
+                                        Products<Config>& products) {
+    constexpr int kKeyOctets = kTileKeys / 8;
+#pragma unroll
+    for (int m = 0; m < Config::kRowTiles; ++m) {
+      float factor[2];
+#pragma unroll
+      for (int r = 0; r < 2; ++r) {
+        float highest = scores[m][0][2 * r];
+#pragma unroll
+        for (int n = 0; n < kKeyOctets; ++n)
+          highest = fmaxf(highest, fmaxf(scores[m][n][2 * r], scores[m][n][2 * r + 1]));
+        RowSoftmax& row = rows[m][r];
+        factor[r] = row.raise(quad_max(highest), scale_log2);
+        const float shift = row.shift(scale_log2);
+#pragma unroll
+        for (int n = 0; n < kKeyOctets; ++n) {
+#pragma unroll
+          for (int e = 0; e < 2; ++e) {
+            float& score = scores[m][n][2 * r + e];
+            score = minference::cuda::exp2_approx(fmaf(score, scale_log2, -shift));
+            row.sum += score;
+          }
+        }
+      }
+      if (__any_sync(minference::cuda::kAllLanes, factor[0] != 1.0f || factor[1] != 1.0f)) {
+        products.scale_output(m, factor);
+      }
+    }
   }
 };
 

@@ -197,7 +197,9 @@ def test_prompts_made_ahead_are_the_same():
 def test_processes_share_the_prompts_of_a_run(tmp_path, capsys):
     shared = tmp_path / "shared"
     for first, samples in ((0, "2"), (1, "1")):
-        assert run(*GRID, "--seed", str(first), "--stride", "2", "--samples", samples, "--output", shared) == 0
+        assert (
+            run(*GRID, "--seed", str(first), "--stride", "2", "--samples", samples, "--output", shared) == 0
+        )
     rows = [json.loads(line) for line in (shared / "samples.jsonl").read_text().splitlines()]
     assert sorted({row["seed"] for row in rows}) == [0, 1, 2] and len(rows) == 24
     capsys.readouterr()

@@ -36,7 +36,9 @@ def add_parser(subparsers) -> None:
     options.add_lengths(parser, "8k")
     options.add_count(parser, "--samples", 20, "prompts of each task and length")
     options.add_seed(parser, "the first prompt's seed")
-    options.add_count(parser, "--stride", 1, "between seeds, for several processes that share a run's prompts")
+    options.add_count(
+        parser, "--stride", 1, "between seeds, for several processes that share a run's prompts"
+    )
     scoring = parser.add_mutually_exclusive_group()
     scoring.add_argument(
         "--decoded",

@@ -72,12 +72,16 @@ def answer(
 
 
 @torch.inference_mode()
-def likeliest(model, token_ids: list[int], places: list[int]) -> dict[int, int]:
-    """One pass over a prompt: for each place above 0, the likeliest token there, given all before it."""
+def logits_at(model, token_ids: list[int], places: list[int]) -> torch.Tensor:
+    """One pass over a prompt: for each place above 0, the logits of the token there, given all before it."""
     before = torch.tensor([place - 1 for place in places], device=model.device)
     ids = torch.tensor([token_ids], device=model.device)
-    logits = model(ids, use_cache=False, logits_to_keep=before).logits[0]
-    return dict(zip(places, logits.argmax(-1).tolist()))
+    return model(ids, use_cache=False, logits_to_keep=before).logits[0]
+
+
+def likeliest(model, token_ids: list[int], places: list[int]) -> dict[int, int]:
+    """One pass over a prompt: for each place above 0, the likeliest token there, given all before it."""
+    return dict(zip(places, logits_at(model, token_ids, places).argmax(-1).tolist()))
 
 
 def continued(model, token_ids: torch.Tensor, cache) -> torch.Tensor:

@@ -155,7 +155,7 @@ def test_shared_cost_is_the_best_of_all_choices():
     for _ in range(50):
         costs, errors = np.sort(rng.random((3, 4)), 1), -np.sort(-rng.random((3, 4)), 1)
         limit = rng.uniform(0.4, 0.9)
-        found = choose.shared_cost(errors, costs, limit)
+        found = choose.shared_cost(errors**2, costs, limit)
         heads = np.arange(3)
         if costs[:, 0].mean() > limit:
             assert found.tolist() == [0, 0, 0]
@@ -168,7 +168,7 @@ def test_shared_cost_is_the_best_of_all_choices():
         assert (errors[heads, found] ** 2).sum() <= best + largest_step
     # A head that needs nothing leaves its share to one that needs all.
     errors, costs = np.array([[0.1, 0.1], [0.9, 0.0]]), np.array([[0.1, 1.0], [0.1, 0.9]])
-    assert choose.shared_cost(errors, costs, 0.5).tolist() == [0, 1]
+    assert choose.shared_cost(errors**2, costs, 0.5).tolist() == [0, 1]
 
 
 def test_families_are_named_by_what_is_fixed():

@@ -41,6 +41,11 @@ def add_parser(subparsers) -> None:
         "multiples of the cost that candidates are fitted to, so that heads share it; 1 alone gives every head the same "
         "cost",
     )
+    parser.add_argument(
+        "--weigh",
+        action="store_true",
+        help="heads by what their errors do to the answers, not by the errors alone; every prompt runs once more for every head",
+    )
     options.add_list(
         parser, "--kinds", str, "A-shape,vertical-slash,block-sparse", "A,B,...", "of pattern to choose from"
     )
@@ -77,6 +82,8 @@ def _plan(args):
         raise ValueError(f"--cost must be above 0 and at most 1, got {args.cost}")
     if min(args.levels) <= 0:
         raise ValueError(f"--levels must be numbers above 0, got {args.levels}")
+    if args.weigh and len(args.levels) == 1:
+        raise ValueError("--weigh needs several --levels, for heads to share the cost, got one")
 
     def prompts(first: int, count: int) -> tuple:
         return tuple(
@@ -92,6 +99,7 @@ def _plan(args):
         prompts(args.seed, args.samples),
         prompts(args.seed + args.samples, args.held_out),
         families_of(args.kinds),
+        args.weigh,
     )
 
 
@@ -102,7 +110,8 @@ def _source(args, plan, check, best: dict | None) -> str:
     tasks = ", ".join(dict.fromkeys(task for task, _, _ in plan.prompts))
     lengths = ", ".join(str(tokens) for tokens in dict.fromkeys(tokens for _, tokens, _ in plan.prompts))
     text = (
-        f"minference search {__version__} on {options.model_name(args)}: cost {plan.cost:g}, levels {', '.join(f'{x:g}' for x in plan.levels)}; "
+        f"minference search {__version__} on {options.model_name(args)}: cost {plan.cost:g}, levels {', '.join(f'{x:g}' for x in plan.levels)}"
+        f"{', heads weighed by their effect on the answers' * plan.weigh}; "
         f"{tasks} at {lengths} tokens, seeds {args.seed} to {args.seed + args.samples - 1}; "
         f"held-out output error {check.found.mean():.4f} at cost {check.cost:.4f}"
     )
@@ -131,9 +140,10 @@ def run(args) -> int:
         levels=list(plan.levels),
         prompts=[list(prompt) for prompt in plan.prompts],
         families=[family.name for family in plan.families],
+        weigh=plan.weigh or None,
     )
     with Journal(args.work, identity, JOURNAL_KEY) as journal:
-        search = Search(model, lambda *prompt: maker.make(*prompt)[1].ids, plan, journal)
+        search = Search(model, lambda *prompt: maker.make(*prompt)[1], plan, journal)
         with samples_progress("layers of prompts", search.steps()) as advance:
             choice, check = search.run(advance)
         folder = journal.folder
@@ -152,6 +162,11 @@ def run(args) -> int:
             f"Best uniform setting of that cost: {best['setting']}, error {best['error']:.4f} at "
             f"{percent(best['cost'])}; paired difference {best['difference']:+.4f} "
             f"({best['difference_low']:+.4f} .. {best['difference_high']:+.4f})"
+        )
+    if check.divergence is not None:
+        found, by_errors = check.divergence.mean(0)
+        console.print(
+            f"Answers of held-out prompts move by [bold]{found:.4f}[/] nats; {by_errors:.4f} with patterns chosen by errors alone"
         )
     console.print(
         f"Patterns: {os.fspath(args.output)}; report: {folder / 'report.md'}; map: {folder / 'map.png'}"

@@ -15,23 +15,38 @@ def equal_cost(errors: np.ndarray, costs: np.ndarray, cost: float) -> np.ndarray
     return np.where(affordable.any(1), found, costs.argmin(1))
 
 
-def shared_cost(errors: np.ndarray, costs: np.ndarray, cost: float) -> np.ndarray:
-    """The choice that loses least in all heads together, sum of squared errors, at a mean cost of at most `cost`: heads that
-    need little leave their share to those that need much.
+# Prompts are few: a head whose effect is measured as none still counts for this part of the mean effect.
+_LEAST_EFFECT = 0.05
 
-    errors, costs: [heads, candidates]. Returns candidates [heads]. Every head starts at its cheapest candidate and
-    climbs the lower convex hull of (cost, squared error), steepest step first (Fox, 1966: exact for such steps up to the
+
+def losses(errors: np.ndarray, costs: np.ndarray, effects: np.ndarray) -> np.ndarray:
+    """Squared errors in the measure of what they do to the answers: the cheapest candidate of a head loses its effect, others
+    in proportion to their squared errors, as a divergence grows near its minimum.
+
+    errors, costs: [layers, heads, candidates]. effects: [layers, heads].
+    """
+    effects = np.maximum(effects, _LEAST_EFFECT * np.maximum(effects, 0).mean())
+    cheapest = np.take_along_axis(errors, costs.argmin(-1)[..., None], -1)
+    return effects[..., None] * errors**2 / np.maximum(cheapest**2, np.finfo(float).tiny)
+
+
+def shared_cost(losses: np.ndarray, costs: np.ndarray, cost: float) -> np.ndarray:
+    """The choice that loses least in all heads together at a mean cost of at most `cost`: heads that need little leave
+    their share to those that need much.
+
+    losses, costs: [heads, candidates]. Returns candidates [heads]. Every head starts at its cheapest candidate and
+    climbs the lower convex hull of (cost, loss), steepest step first (Fox, 1966: exact for such steps up to the
     last one that fits).
     """
-    num_heads = len(errors)
+    num_heads = len(losses)
     chosen = np.zeros(num_heads, dtype=np.int64)
     steps = []
     for head in range(num_heads):
-        hull = _hull(costs[head], errors[head] ** 2)
+        hull = _hull(costs[head], losses[head])
         chosen[head] = hull[0]
         for place, (before, after) in enumerate(zip(hull, hull[1:])):
             paid = costs[head, after] - costs[head, before]
-            gained = errors[head, before] ** 2 - errors[head, after] ** 2
+            gained = losses[head, before] - losses[head, after]
             steps.append((-gained / paid, head, place, after, paid))
     budget = cost * num_heads - costs[np.arange(num_heads), chosen].sum()
     stopped = set()

@@ -30,6 +30,7 @@ def heads(choice: Choice) -> list[dict]:
             "pattern": pattern_words(tuple(choice.patterns[layer, head].tolist())),
             "error": float(choice.errors[layer, head, mine]),
             "cost": float(costs[mine]),
+            "effect": None if choice.effects is None else float(choice.effects[layer, head]),
             "runner_up": None,
             "runner_up_error": None,
         }
@@ -81,15 +82,29 @@ def as_markdown(source: str, choice: Choice, check: Check) -> str:
             f"| {row['setting']} | {row['error']:.4f} | {100 * row['cost']:.2f} % | {row['difference']:+.4f} | "
             f"{row['difference_low']:+.4f} .. {row['difference_high']:+.4f} |"
         )
+    if check.divergence is not None:
+        mean, by_errors = check.divergence.mean(0)
+        lines += [
+            "",
+            f"Answers move by {mean:.4f} nats a token (Kullback-Leibler divergence from dense attention's), by {by_errors:.4f} with patterns "
+            "of the same cost that were chosen by errors alone.",
+        ]
     lines += ["", "## Every head, on the search's prompts", ""]
+    if choice.effects is not None:
+        lines += [
+            "Effect: how much further the answers move, in thousandths of a nat, when this head alone takes its cheapest candidate.",
+            "",
+        ]
+    effect_title, effect_rule = ("", "") if choice.effects is None else (" effect |", " ---: |")
     lines += [
-        "| layer | head | pattern | error | cost | runner-up of no more cost | its error |",
-        "| ---: | ---: | --- | ---: | ---: | --- | ---: |",
+        f"| layer | head | pattern | error | cost |{effect_title} runner-up of no more cost | its error |",
+        f"| ---: | ---: | --- | ---: | ---: |{effect_rule} --- | ---: |",
     ]
     for row in found:
         other = "" if row["runner_up"] is None else f"{row['runner_up_error']:.4f}"
+        effect = "" if row["effect"] is None else f" {1e3 * row['effect']:.3f} |"
         lines.append(
-            f"| {row['layer']} | {row['head']} | {row['pattern']} | {row['error']:.4f} | {100 * row['cost']:.2f} % | "
+            f"| {row['layer']} | {row['head']} | {row['pattern']} | {row['error']:.4f} | {100 * row['cost']:.2f} % |{effect} "
             f"{row['runner_up'] or ''} | {other} |"
         )
     return "\n".join(lines) + "\n"

@@ -11,6 +11,8 @@ import pytest
 
 from minference import HeadPatterns, patterns, prefill_attention
 from minference.cli import main
+from minference.eval.tasks import PromptMaker
+from minference.eval.wording import Embedded
 from minference.search import choose, on_device
 from minference.search.candidates import FAMILIES, KINDS, families_of, templates
 from minference.search.scoring import SCORE, fit_patterns, score_patterns
@@ -171,6 +173,55 @@ def test_shared_cost_is_the_best_of_all_choices():
     assert choose.shared_cost(errors**2, costs, 0.5).tolist() == [0, 1]
 
 
+def test_weighed_errors_follow_their_effects():
+    errors = np.array([[[0.4, 0.1], [0.4, 0.1], [0.4, 0.2]]])
+    costs = np.array([[[0.1, 0.5]] * 3])
+    effects = np.array([[[4.0, 0.0, 0.0]], [[0.0, 0.0, 0.04]]])
+    found = choose.weighed(errors, costs, effects)[0]
+    # Roots, mean over prompts: 1, 0 and 0.1, each over the cheapest's squared error.
+    weights = np.array([1.0, 0.0, 0.1]) / (1.1 / 3) + 0.03
+    np.testing.assert_allclose(found, weights[:, None] * errors[0] ** 2)
+    assert choose.shared_cost(found, costs[0], 0.24).tolist() == [1, 0, 0]
+    # Nothing has an effect: errors alone.
+    np.testing.assert_allclose(choose.weighed(errors, costs, 0 * effects), 0.03 * errors**2)
+
+
+def test_answers_move_with_what_is_left_out():
+    """The divergence of dense patterns is none; that of a head counts what it alone loses."""
+    pytest.importorskip("transformers")
+    from minference.needle import model as needle
+    from minference.search.effects import answers_of
+
+    model, tokenizer = needle.load()
+    tokens = PromptMaker(tokenizer, Embedded).make("vt", 2048, 1)[1]
+    dense = np.stack([patterns.layer_array(patterns.dense(), 8)] * 6)
+    narrow = np.stack([patterns.layer_array(patterns.a_shape(1, 1), 8)] * 6)
+    with answers_of(model, tokens) as answers:
+        assert abs(answers.divergence(dense)) < 1e-6
+        effects = np.array([answers.effects(layer, dense, narrow, 0.0) for layer in range(6)])
+        assert answers.divergence(narrow) > effects.max() > 0.1 and effects.min() > -1e-5
+    assert not hasattr(model, "_minference_previous")
+
+
+def test_search_weighs_and_goes_on(tmp_path, capsys):
+    pytest.importorskip("transformers")
+    work, files = tmp_path / "work", [tmp_path / "once.json", tmp_path / "again.json"]
+    command = ["search", *SEARCH, "--weigh", "--work", str(work)]
+    assert main([*command, "--output", str(files[0])]) == 0
+    assert "Answers of held-out prompts move by" in capsys.readouterr().out
+    journal = work / "samples.jsonl"
+    lines = journal.read_text().splitlines(keepends=True)
+    assert [json.loads(line)["phase"] for line in lines].count("effect") == 6
+    # Killed among the effects.
+    effect = next(i for i, line in enumerate(lines) if json.loads(line)["phase"] == "effect")
+    journal.write_text("".join(lines[: effect + 2]))
+    assert main([*command, "--output", str(files[1])]) == 0
+    assert files[0].read_bytes() == files[1].read_bytes()
+    assert "heads weighed by their effect" in HeadPatterns.load(files[0]).source
+    assert "| effect |" in (work / "report.md").read_text()
+    capsys.readouterr()
+
+
 def test_families_are_named_by_what_is_fixed():
     names = [family.name for family in FAMILIES]
     assert len(set(names)) == len(names)
@@ -225,6 +276,7 @@ def test_cost_below_every_candidate_is_refused_at_once(tmp_path, capsys):
     [
         (["--cost", "0"], "--cost must be above 0 and at most 1, got 0"),
         (["--levels", "1,-1"], "--levels must be numbers above 0"),
+        (["--levels", "1", "--weigh"], "--weigh needs several --levels, for heads to share the cost, got one"),
         (["--tasks", "nothing"], "task must be one of"),
         (["--lengths", "200k"], "length must be at most the model's 131072 positions, got 204800"),
         (["/nowhere"], "/nowhere"),

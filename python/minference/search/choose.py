@@ -15,19 +15,22 @@ def equal_cost(errors: np.ndarray, costs: np.ndarray, cost: float) -> np.ndarray
     return np.where(affordable.any(1), found, costs.argmin(1))
 
 
-# Prompts are few: a head whose effect is measured as none still counts for this part of the mean effect.
-_LEAST_EFFECT = 0.05
+# Prompts are few: a head whose effect is measured as none still counts for this part of the mean weight.
+_LEAST_WEIGHT = 0.03
 
 
-def losses(errors: np.ndarray, costs: np.ndarray, effects: np.ndarray) -> np.ndarray:
-    """Squared errors in the measure of what they do to the answers: the cheapest candidate of a head loses its effect, others
-    in proportion to their squared errors, as a divergence grows near its minimum.
+def weighed(errors: np.ndarray, costs: np.ndarray, effects: np.ndarray) -> np.ndarray:
+    """Squared errors, those of each head times what they do to the answers, mean weight 1.
 
-    errors, costs: [layers, heads, candidates]. effects: [layers, heads].
+    errors, costs: [layers, heads, candidates]. effects: [prompts, layers, heads], divergences in nats that each head's cheapest
+    candidate makes. Their square roots count, which bound how much probability moves (Pinsker's inequality): a
+    prompt whose answer is lost for good does not outweigh all others.
     """
-    effects = np.maximum(effects, _LEAST_EFFECT * np.maximum(effects, 0).mean())
-    cheapest = np.take_along_axis(errors, costs.argmin(-1)[..., None], -1)
-    return effects[..., None] * errors**2 / np.maximum(cheapest**2, np.finfo(float).tiny)
+    moved = np.sqrt(np.maximum(effects, 0)).mean(0)
+    cheapest = np.take_along_axis(errors, costs.argmin(-1)[..., None], -1)[..., 0]
+    weights = moved / np.maximum(cheapest**2, np.finfo(float).tiny)
+    weights = weights / max(weights.mean(), np.finfo(float).tiny) + _LEAST_WEIGHT
+    return weights[..., None] * errors**2
 
 
 def shared_cost(losses: np.ndarray, costs: np.ndarray, cost: float) -> np.ndarray:

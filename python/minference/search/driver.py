@@ -40,7 +40,7 @@ class Choice:
 
     patterns: int32 [layers, heads, 5]. candidate: index into `candidates`. candidates: int32 [layers, candidates, heads, 5].
     names: of the candidates. errors, costs: [layers, heads, candidates], means over prompts (of squares, for errors).
-    effects: mean over prompts of what `effects.Answers` measured; None where errors alone chose.
+    effects: [prompts, layers, heads] of what `effects.Answers` measured; None where errors alone chose.
     """
 
     patterns: np.ndarray
@@ -163,7 +163,7 @@ class Search:
             yield [self._journal.rows[(phase, *prompt, layer)] for layer in range(self._num_layers)]
 
     def _effects(self, choice: Choice, done: Callable[[], None]) -> np.ndarray:
-        """[layers, heads], mean over the search's prompts."""
+        """[prompts, layers, heads] of what `Answers` measures."""
         wide, narrow = (
             _taken(choice.candidates, measure.argmin(-1)) for measure in (choice.errors, choice.costs)
         )
@@ -181,7 +181,7 @@ class Search:
                     self._journal.add(dict(zip(JOURNAL_KEY, name)) | {"effects": effects})
                     done()
         rows = self._rows("effect", self._plan.prompts)
-        return np.array([[row["effects"] for row in layers] for layers in rows]).mean(0)
+        return np.array([[row["effects"] for row in layers] for layers in rows])
 
     def _divergence(self, *choices: Choice) -> np.ndarray:
         """[held-out prompts, choices], of the answers."""
@@ -209,7 +209,7 @@ class Search:
         if len(self._plan.levels) == 1:
             found = choose.equal_cost(errors.reshape(flat), costs.reshape(flat), self._plan.cost)
         else:
-            losses = (errors**2 if effects is None else choose.losses(errors, costs, effects)).reshape(flat)
+            losses = (errors**2 if effects is None else choose.weighed(errors, costs, effects)).reshape(flat)
             found = choose.shared_cost(losses, costs.reshape(flat), self._plan.cost)
         found = found.reshape(errors.shape[:2])
         chosen = _taken(candidates, found)

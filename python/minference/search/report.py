@@ -30,7 +30,7 @@ def heads(choice: Choice) -> list[dict]:
             "pattern": pattern_words(tuple(choice.patterns[layer, head].tolist())),
             "error": float(choice.errors[layer, head, mine]),
             "cost": float(costs[mine]),
-            "effect": None if choice.effects is None else float(choice.effects[layer, head]),
+            "effect": None if choice.effects is None else float(choice.effects[:, layer, head].max()),
             "runner_up": None,
             "runner_up_error": None,
         }
@@ -92,7 +92,7 @@ def as_markdown(source: str, choice: Choice, check: Check) -> str:
     lines += ["", "## Every head, on the search's prompts", ""]
     if choice.effects is not None:
         lines += [
-            "Effect: how much further the answers move, in thousandths of a nat, when this head alone takes its cheapest candidate.",
+            "Effect: how much further the answers of the prompt where that is most move, in nats, when this head alone takes its cheapest candidate.",
             "",
         ]
     effect_title, effect_rule = ("", "") if choice.effects is None else (" effect |", " ---: |")
@@ -102,7 +102,7 @@ def as_markdown(source: str, choice: Choice, check: Check) -> str:
     ]
     for row in found:
         other = "" if row["runner_up"] is None else f"{row['runner_up_error']:.4f}"
-        effect = "" if row["effect"] is None else f" {1e3 * row['effect']:.3f} |"
+        effect = "" if row["effect"] is None else f" {row['effect']:.4f} |"
         lines.append(
             f"| {row['layer']} | {row['head']} | {row['pattern']} | {row['error']:.4f} | {100 * row['cost']:.2f} % |{effect} "
             f"{row['runner_up'] or ''} | {other} |"

@@ -179,11 +179,11 @@ def test_weighed_errors_follow_their_effects():
     effects = np.array([[[4.0, 0.0, 0.0]], [[0.0, 0.0, 0.04]]])
     found = choose.weighed(errors, costs, effects)[0]
     # Roots, mean over prompts: 1, 0 and 0.1, each over the cheapest's squared error.
-    weights = np.array([1.0, 0.0, 0.1]) / (1.1 / 3) + 0.03
+    weights = np.array([1.0, 0.0, 0.1]) / (1.1 / 3) + 0.1
     np.testing.assert_allclose(found, weights[:, None] * errors[0] ** 2)
     assert choose.shared_cost(found, costs[0], 0.24).tolist() == [1, 0, 0]
     # Nothing has an effect: errors alone.
-    np.testing.assert_allclose(choose.weighed(errors, costs, 0 * effects), 0.03 * errors**2)
+    np.testing.assert_allclose(choose.weighed(errors, costs, 0 * effects), 0.1 * errors**2)
 
 
 def test_answers_move_with_what_is_left_out():
@@ -276,7 +276,10 @@ def test_cost_below_every_candidate_is_refused_at_once(tmp_path, capsys):
     [
         (["--cost", "0"], "--cost must be above 0 and at most 1, got 0"),
         (["--levels", "1,-1"], "--levels must be numbers above 0"),
-        (["--levels", "1", "--weigh"], "--weigh needs several --levels, for heads to share the cost, got one"),
+        (
+            ["--levels", "1", "--weigh"],
+            "--weigh needs several --levels, for heads to share the cost, got one",
+        ),
         (["--tasks", "nothing"], "task must be one of"),
         (["--lengths", "200k"], "length must be at most the model's 131072 positions, got 204800"),
         (["/nowhere"], "/nowhere"),

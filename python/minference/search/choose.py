@@ -16,7 +16,7 @@ def equal_cost(errors: np.ndarray, costs: np.ndarray, cost: float) -> np.ndarray
 
 
 # Prompts are few: a head whose effect is measured as none still counts for this part of the mean weight.
-_LEAST_WEIGHT = 0.03
+_LEAST_WEIGHT = 0.1
 
 
 def weighed(errors: np.ndarray, costs: np.ndarray, effects: np.ndarray) -> np.ndarray:

@@ -38,7 +38,9 @@ class Answers:
         for plan, heads in zip(self._plans, layers):
             plan.heads = torch.from_numpy(np.ascontiguousarray(heads))
         found = self._log_probabilities()
-        return float((self._dense.exp() * (self._dense - found)).sum(-1).mean())
+        likely = self._dense.exp()
+        # Tokens that a model rules out have a logit of minus infinity either way.
+        return float((likely * (self._dense - found)).masked_fill(likely == 0, 0).sum(-1).mean())
 
     def effects(self, layer: int, wide: np.ndarray, narrow: np.ndarray, base: float) -> list[float]:
         """For each head of `layer`, how much further the answers move when it alone takes its `narrow` pattern, all others

@@ -129,6 +129,11 @@ def test_haystack_of_nothing_but_answers_is_refused(tmp_path):
     path.write_text("amber\n")
     with pytest.raises(ValueError, match="haystack must have lines without the answers"):
         next(Haystack(path).lines("seed", ["amber"]))
+    # An error is the same the second time, not an end of the lines.
+    haystack = Haystack(path)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="lines without the answers"):
+            haystack.first(5, "seed", ["amber"])
     path.write_text(" \n\n")
     with pytest.raises(ValueError, match="haystack must hold text"):
         Haystack(path)

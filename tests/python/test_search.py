@@ -182,6 +182,11 @@ def test_weighed_errors_follow_their_effects():
     weights = np.array([1.0, 0.0, 0.1]) / (1.1 / 3) + 0.1
     np.testing.assert_allclose(found, weights[:, None] * errors[0] ** 2)
     assert choose.shared_cost(found, costs[0], 0.24).tolist() == [1, 0, 0]
+    # A nearly exact head with an effect that is noise leaves the others' weights as they were.
+    exact = np.concatenate([errors, [[[1e-5, 0.0]] * 3]])
+    noise = np.concatenate([effects, np.full((2, 1, 3), 1e-7)], axis=1)
+    weights = choose.weighed(exact, np.concatenate([costs, costs]), noise)[0] / errors[0] ** 2
+    assert weights[0, 0] > 20 * weights[1, 0]
     # Nothing has an effect: errors alone.
     np.testing.assert_allclose(choose.weighed(errors, costs, 0 * effects), 0.1 * errors**2)
 
@@ -211,7 +216,8 @@ def test_search_weighs_and_goes_on(tmp_path, capsys):
     assert "Answers of held-out prompts move by" in capsys.readouterr().out
     journal = work / "samples.jsonl"
     lines = journal.read_text().splitlines(keepends=True)
-    assert [json.loads(line)["phase"] for line in lines].count("effect") == 6
+    effects = [row["effects"] for row in map(json.loads, lines) if row["phase"] == "effect"]
+    assert np.shape(effects) == (6, 8) and np.max(effects) > 1e-3
     # Killed among the effects.
     effect = next(i for i, line in enumerate(lines) if json.loads(line)["phase"] == "effect")
     journal.write_text("".join(lines[: effect + 2]))

@@ -44,7 +44,7 @@ def add_parser(subparsers) -> None:
     parser.add_argument(
         "--weigh",
         action="store_true",
-        help="heads by what their errors do to the answers, not by the errors alone; every prompt runs once more for every head",
+        help="heads by what their errors do to the answers, not by the errors alone; takes one more pass of every prompt for every head",
     )
     options.add_list(
         parser, "--kinds", str, "A-shape,vertical-slash,block-sparse", "A,B,...", "of pattern to choose from"
@@ -139,6 +139,7 @@ def run(args) -> int:
         cost=plan.cost,
         levels=list(plan.levels),
         prompts=[list(prompt) for prompt in plan.prompts],
+        held_out=[list(prompt) for prompt in plan.held_out],
         families=[family.name for family in plan.families],
         weigh=plan.weigh or None,
     )

@@ -34,9 +34,12 @@ class Haystack:
         """The first of `lines`. They are kept until others are asked for: a prompt is written again and again until its
         length is right."""
         wanted = seed, frozenset(forbidden)
-        if self._kept is None or self._kept[0] != wanted:
-            self._kept = wanted, Lines(self.lines(*wanted))
-        return self._kept[1].take(count)
+        lines = self._kept[1] if self._kept and self._kept[0] == wanted else Lines(self.lines(*wanted))
+        # After an error the lines would end early.
+        self._kept = None
+        taken = lines.take(count)
+        self._kept = wanted, lines
+        return taken
 
     def lines(self, seed: str, forbidden: Iterable[str] = ()) -> Iterator[str]:
         """Lines without any of the strings `forbidden`, whatever their case."""

@@ -17,19 +17,23 @@ def equal_cost(errors: np.ndarray, costs: np.ndarray, cost: float) -> np.ndarray
 
 # Prompts are few: a head whose effect is measured as none still counts for this part of the mean weight.
 _LEAST_WEIGHT = 0.1
+# What an effect is divided by is at least this part of the mean squared error: the little that a nearly exact head loses
+# would be noise over nothing.
+_LEAST_SQUARE = 0.01
 
 
 def weighed(errors: np.ndarray, costs: np.ndarray, effects: np.ndarray) -> np.ndarray:
-    """Squared errors, those of each head times what they do to the answers, mean weight 1.
+    """Squared errors, those of each head times a weight: what they do to the answers.
 
     errors, costs: [layers, heads, candidates]. effects: [prompts, layers, heads], divergences in nats that each head's cheapest
-    candidate makes. Their square roots count, which bound how much probability moves (Pinsker's inequality): a
-    prompt whose answer is lost for good does not outweigh all others.
+    candidate makes. Their square roots count, as probability moves by the root of a divergence at most (Pinsker's
+    inequality): a prompt whose answer is lost for good does not outweigh all others.
     """
     moved = np.sqrt(np.maximum(effects, 0)).mean(0)
     cheapest = np.take_along_axis(errors, costs.argmin(-1)[..., None], -1)[..., 0]
-    weights = moved / np.maximum(cheapest**2, np.finfo(float).tiny)
-    weights = weights / max(weights.mean(), np.finfo(float).tiny) + _LEAST_WEIGHT
+    tiny = np.finfo(float).tiny
+    weights = moved / np.maximum(cheapest**2, max(_LEAST_SQUARE * (cheapest**2).mean(), tiny))
+    weights = weights / max(weights.mean(), tiny) + _LEAST_WEIGHT
     return weights[..., None] * errors**2
 
 

@@ -6,6 +6,7 @@ The error of a head's output says nothing of what becomes of it: later layers ma
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterable, Iterator
 
 import numpy as np
@@ -40,7 +41,10 @@ class Answers:
         found = self._log_probabilities()
         likely = self._dense.exp()
         # Tokens that a model rules out have a logit of minus infinity either way.
-        return float((likely * (self._dense - found)).masked_fill(likely == 0, 0).sum(-1).mean())
+        moved = float((likely * (self._dense - found)).masked_fill(likely == 0, 0).sum(-1).mean())
+        if not math.isfinite(moved):
+            raise ValueError(f"the model's logits must be finite at the answers, got a divergence of {moved}")
+        return moved
 
     def effects(self, layer: int, wide: np.ndarray, narrow: np.ndarray, base: float) -> list[float]:
         """For each head of `layer`, how much further the answers move when it alone takes its `narrow` pattern, all others
@@ -59,7 +63,8 @@ class Answers:
 @contextlib.contextmanager
 def answers_of(model, tokens: Tokens) -> Iterator[Answers]:
     """The model is restored at the end."""
-    minference_patch(model, MInferenceConfig("dense"))
+    # Patterns are what is compared, at any length.
+    minference_patch(model, MInferenceConfig("dense", attn_kwargs={"fallback": "off"}))
     try:
         yield Answers(model, tokens)
     finally:

@@ -86,8 +86,8 @@ def as_markdown(source: str, choice: Choice, check: Check) -> str:
         mean, by_errors = check.divergence.mean(0)
         lines += [
             "",
-            f"Answers move by {mean:.4f} nats a token (Kullback-Leibler divergence from dense attention's), by {by_errors:.4f} with patterns "
-            "of the same cost that were chosen by errors alone.",
+            f"Answers move by {mean:.4f} nats a token (Kullback-Leibler divergence from dense attention's), by {by_errors:.4f} with the patterns "
+            "that errors alone would choose at the cost wanted.",
         ]
     lines += ["", "## Every head, on the search's prompts", ""]
     if choice.effects is not None:

@@ -11,8 +11,7 @@
 # token mean nothing here.
 # Ends after about MINUTES (8 unless told otherwise), with summaries of what is there; the same command goes on. What FOLDER
 # gets: patterns and the search's report; 32k/, 128k/, 128k_more/ and curves/ with samples.jsonl and summaries; *_cuda.json, results. Last come
-# all selections on synthetic heads of a layer like Qwen2-7B's. PARTS ("128k curves") picks some of these: 32k, 128k,
-# 128k_more, curves, synthetic.
+# all selections on synthetic heads of a layer like Qwen2-7B's. PARTS ("128k curves") picks some of these: all_parts has their names.
 # A trial without a GPU, with lengths divided by SCALE: SCALE=8 PROMPTS=2 DEVICE=cpu bench/eval_cuda.sh /tmp/trial 20
 set -uo pipefail
 
@@ -27,6 +26,11 @@ export OMP_NUM_THREADS=1 PYTHONPATH=$PWD/python${PYTHONPATH:+:$PYTHONPATH}
 patterns=${PATTERNS:-models/needle/head_patterns.json}
 [ "$scale" = 1 ] || patterns=$output/patterns.json
 status=0
+all_parts="32k 128k 128k_more curves synthetic"
+parts=${PARTS:-$all_parts}
+for name in $parts; do
+  case " $all_parts " in *" $name "*) ;; *) echo "PARTS must be among $all_parts, got $name" >&2 && exit 1 ;; esac
+done
 
 # Summaries take some seconds more.
 remaining() { echo $((end - 20 - $(date +%s))); }
@@ -102,7 +106,7 @@ part() { # NAME
     32k) evaluate 32k eval_retrieval_32k_cuda 32768 200 retrieval vt vt_two_hops early_question cwe recall restated \
       --attn dense,minference,tri_shape --decoded ;;
     128k) evaluate 128k eval_retrieval_128k_cuda 131072 50 retrieval --attn dense,minference --decoded ;;
-    128k_more) evaluate 128k_more eval_more_128k_cuda 131072 200 niah_multivalue number --attn dense,minference --decoded ;;
+    128k_more) evaluate 128k_more eval_more_128k_cuda 131072 200 niah_multivalue niah_multikey_2 --attn dense,minference --decoded ;;
     curves) evaluate curves eval_curves_cuda 16384 50 middle niah_multikey_1 kv_words vt --forced --scales 2,1,0.5,0.25,0.1 \
       --attn dense,minference,adaptive,a_shape,tri_shape,static,vertical_only,slash_only,block_sparse ;;
     synthetic)
@@ -110,9 +114,8 @@ part() { # NAME
       timeout "$(remaining)" "${minference[@]}" compare --synthetic 28,4,128 --length $((32768 / scale)) --costs 0.05,0.1 \
         --device "$device" --result "$output/compare_qwen2_7b_cuda.json" >"$output/compare.txt" 2>"$output/compare.log" || status=$?
       tail -n 3 "$output/compare.log" ;;
-    *) echo "PARTS must be among 32k, 128k, 128k_more, curves, synthetic, got $1" >&2 && status=1 ;;
   esac
 }
 
-for name in ${PARTS:-32k 128k 128k_more curves synthetic}; do part "$name"; done
+for name in $parts; do part "$name"; done
 exit $status

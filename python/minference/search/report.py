@@ -92,7 +92,7 @@ def as_markdown(source: str, choice: Choice, check: Check) -> str:
     lines += ["", "## Every head, on the search's prompts", ""]
     if choice.effects is not None:
         lines += [
-            "Effect: how much further the answers of the prompt where that is most move, in nats, when this head alone takes its cheapest candidate.",
+            "Effect: how much further the answers move, in nats, when this head alone takes its cheapest candidate; the most of all prompts.",
             "",
         ]
     effect_title, effect_rule = ("", "") if choice.effects is None else (" effect |", " ---: |")

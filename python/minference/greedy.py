@@ -26,10 +26,14 @@ class Answer:
 
 
 class _Clock(StoppingCriteria):
-    """Never stops; notes when each token was there, and passes on all tokens so far."""
+    """Notes when each token was there, passes on all tokens so far, and stops where `enough` says so."""
 
-    def __init__(self, notify: Callable[[torch.Tensor], None] | None):
-        self._notify = notify
+    def __init__(
+        self,
+        notify: Callable[[torch.Tensor], None] | None,
+        enough: Callable[[torch.Tensor], bool] | None,
+    ):
+        self._notify, self._enough = notify, enough
         self.times = [time.perf_counter()]
 
     def __call__(self, input_ids, scores, **_):
@@ -38,7 +42,8 @@ class _Clock(StoppingCriteria):
         self.times.append(time.perf_counter())
         if self._notify:
             self._notify(input_ids)
-        return torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
+        stops = self._enough is not None and self._enough(input_ids)
+        return torch.full((input_ids.shape[0],), stops, dtype=torch.bool, device=input_ids.device)
 
 
 def answer(
@@ -46,17 +51,18 @@ def answer(
     token_ids: list[int],
     num_tokens: int,
     after_each_token: Callable[[list[int]], None] | None = None,
+    enough: Callable[[list[int]], bool] | None = None,
 ) -> Answer:
     """At most `num_tokens` tokens after the prompt `token_ids`, the likeliest each time, by `model.generate`.
 
-    after_each_token: called with the tokens of the answer so far.
+    after_each_token, enough: called with the tokens of the answer so far; where `enough` says so, it ends there.
     """
     prompt = torch.tensor([token_ids], device=model.device)
 
-    def notify(tokens):
-        after_each_token(tokens[0, len(token_ids) :].tolist())
+    def with_answer(call):
+        return call and (lambda tokens: call(tokens[0, len(token_ids) :].tolist()))
 
-    clock = _Clock(notify if after_each_token else None)
+    clock = _Clock(with_answer(after_each_token), with_answer(enough))
     out = model.generate(
         prompt,
         attention_mask=torch.ones_like(prompt),

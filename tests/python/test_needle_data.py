@@ -72,7 +72,10 @@ def solve_one(before, kind):
 
 @pytest.mark.parametrize(
     ("kind", "length"),
-    [*product(["records", "facts", "chains", "early", "common"], [300, 900, 4000]), ("early", 128)],
+    [
+        *product(["records", "facts", "chains", "early", "common", "needles"], [300, 900, 4000]),
+        ("early", 128),
+    ],
 )
 def test_every_answer_follows_from_the_text(bpe, draws, kind, length):
     asked = Counter()
@@ -98,7 +101,7 @@ def test_every_answer_follows_from_the_text(bpe, draws, kind, length):
 
 
 def test_a_key_that_is_asked_for_has_one_number_in_a_sequence(bpe, draws):
-    mix = [float(kind in ("records", "facts", "early")) for kind in KINDS]
+    mix = [float(kind in ("records", "facts", "early", "needles")) for kind in KINDS]
     asked = 0
     for seed in range(200):
         draws.reseed(f"keys {seed}")
@@ -113,6 +116,14 @@ def test_a_key_that_is_asked_for_has_one_number_in_a_sequence(bpe, draws):
                 assert len(numbers[key]) == 1, key
                 asked += 1
     assert asked > 300
+
+
+def test_needles_lie_among_more_lines_than_there_are_words(bpe, draws):
+    piece = document(draws, "needles", 32768, 0)
+    numbers = defaultdict(set)
+    for key, number in re.findall(r"The special magic number for (\w+) is: (\d+)\.\n", bpe.decode(piece.ids)):
+        numbers[key].add(number)
+    assert sum(map(len, numbers.values())) > 1.5 * len(WORDS) and len(numbers) > 0.8 * len(WORDS)
 
 
 def test_new_words_remain_when_a_sequence_has_had_all(draws):
@@ -165,7 +176,7 @@ def test_batches_depend_on_seed_only(draws):
     for one, same, other in zip(batch(1), batch(1), batch(2)):
         assert np.array_equal(one, same)
         assert not np.array_equal(one, other)
-    ids, classes, positions, places, choices = batch(3)
+    ids, classes, positions, places, choices = batch(5)
     assert len(ids) == len(classes) == len(positions) == 4096 and len(places) == len(choices)
     assert all(ids[place] in right for place, right in zip(places, choices))
     assert positions.max() > 4096 and {TEXT, LINK} < set(classes.tolist())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 
 from minference.eval.wording import Embedded
@@ -34,13 +36,13 @@ def facts_document(draws: Draws, length: int) -> Piece:
     rng = draws.rng
     header, makers, magics = Embedded.header("numbers", True), [], 0
     theme = rng.random()
-    if theme < 0.1:
+    if theme < 0.08:
         header, makers = PASSKEY_HEADER, [add_passkey]
-    elif theme < 0.2:
+    elif theme < 0.18:
         magics = rng.choice([1, 1, 2, 4])
-    elif theme < 0.33:
-        makers = [add_values] * draws.count(min(8, length / 250))
-    elif theme < 0.65:
+    elif theme < 0.42:
+        makers = [add_values] * draws.count(min(24, length / 250))
+    elif theme < 0.62:
         makers = [add_hops] * draws.count(min(12, length / 120))
     else:
         magics = rng.randint(1, max(2, min(64, length // 100)))
@@ -49,7 +51,7 @@ def facts_document(draws: Draws, length: int) -> Piece:
         makers += [add_chain] * (rng.randint(1, 3) if rng.random() < 0.3 else 0)
     facts, questions = facts_and_questions(draws, length, makers, magics)
     head = draws.head(header if rng.random() < 0.7 else "")
-    return hide(draws, length, head, facts, questions, Piece(), 0.15)
+    return hide(draws, length, head, facts, questions, Piece(), partial(draws.haystack, noise_share=0.15))
 
 
 def chains_document(draws: Draws, length: int) -> Piece:
@@ -57,7 +59,7 @@ def chains_document(draws: Draws, length: int) -> Piece:
     count = draws.count(min(8, length / 150))
     facts, questions = facts_and_questions(draws, length, [add_chain] * count, 0)
     head = draws.head(Embedded.variables_header if rng.random() < 0.8 else "")
-    return hide(draws, length, head, facts, questions, Piece(), 0.5)
+    return hide(draws, length, head, facts, questions, Piece(), partial(draws.haystack, noise_share=0.5))
 
 
 def early_document(draws: Draws, length: int) -> Piece:
@@ -82,7 +84,7 @@ def early_document(draws: Draws, length: int) -> Piece:
         ended=rng.random() < 0.6,
     )
     others = asked_together(draws, magics[: rng.choice([0, 0, 1, 4])])
-    return hide(draws, length, head, facts, others, tail, 0.1)
+    return hide(draws, length, head, facts, others, tail, partial(draws.haystack, noise_share=0.1))
 
 
 def common_document(draws: Draws, length: int) -> Piece:
@@ -201,13 +203,28 @@ def records_document(draws: Draws, length: int) -> Piece:
     if rng.random() < 0.85:
         rng.shuffle(open_questions)
     for question in open_questions:
-        piece = ask(draws, question, terse, ended=rng.random() < 0.3)
+        piece = ask(draws, question, terse, ended=rng.random() < 0.6)
         if len(body.ids) + len(piece.ids) > room:
             break
         body.append(piece)
     head.add(draws.slice(room - len(body.ids)).tolist(), TEXT)
     head.append(body)
     return head
+
+
+def needles_document(draws: Draws, length: int) -> Piece:
+    """Nothing but magic numbers. Those asked for have keys of their own; other keys come again with other numbers, as there
+    are more lines than words."""
+    rng = draws.rng
+    asked = [draws.word() for _ in range(draws.count(min(64, length / 100)))]
+    others = [word for word in WORDS if word not in draws.used] or [draws.word() for _ in WORDS]
+    magics = [(key, draws.number(), rng.random()) for key in asked]
+    facts = [(place, Embedded.fact(key, number, "numbers")) for key, number, place in magics]
+    # Nothing later in the sequence can ask for them.
+    draws.used.update(others)
+    head = draws.head(Embedded.header("numbers", True) if rng.random() < 0.7 else "")
+    hay = partial(draws.needles, keys=others)
+    return hide(draws, length, head, facts, asked_together(draws, magics), Piece(), hay)
 
 
 def text_document(draws: Draws, length: int) -> Piece:
@@ -224,4 +241,5 @@ DOCUMENTS = {
     "common": common_document,
     "copy": copy_document,
     "text": text_document,
+    "needles": needles_document,
 }

@@ -8,6 +8,7 @@ import random
 
 import numpy as np
 
+from minference.eval.wording import Embedded
 from minference.needle.prompts import NOISE, WORDS
 
 from .pieces import NONE, TEXT, Piece
@@ -88,6 +89,16 @@ class Draws:
         noise = np.resize(self.noise, length)
         noise[-1:] = self.newline[0]
         return noise, NONE
+
+    def needles(self, length: int, keys: list[str]) -> tuple[np.ndarray, int]:
+        """Ids and class of magic numbers of these keys, drawn again and again."""
+        ids: list[int] = []
+        while len(ids) < length:
+            before = Embedded.fact(self.rng.choice(keys), "", "numbers").removesuffix(" .\n")
+            ids += self.remembered(before) + self.encode(f" {self.number()}") + self.remembered(".\n")
+        cut = np.array(ids[:length])
+        cut[-1:] = self.newline[0]
+        return cut, NONE
 
     def head(self, text: str = "") -> Piece:
         piece = Piece()

@@ -5,6 +5,8 @@ An `add_` function draws one of a kind, appends its lines to `facts`, and return
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from minference.eval.wording import Embedded
@@ -31,6 +33,8 @@ from .pieces import (
 Fact = tuple[float, str]
 # Key, number and place.
 Magic = tuple[str, str, float]
+# What facts are hidden in: so many tokens, whole lines, and their class.
+Hay = Callable[[int], tuple[np.ndarray, int]]
 
 
 def ask(draws: Draws, question: Question, terse: bool, ended: bool) -> Piece:
@@ -80,6 +84,8 @@ def add_values(draws: Draws, facts: list[Fact]) -> list[Question]:
     placed = sorted((draws.rng.random(), draws.number()) for _ in range(count))
     facts.extend((place, Embedded.fact(key, value, "numbers")) for place, value in placed)
     values = [value for _, value in placed]
+    # Not as they lie: a model that answers in an order of its own must know which are left.
+    draws.rng.shuffle(values)
     return [_magic_question([key], values, VALUES, placed[-1][0], any_order=True)]
 
 
@@ -201,9 +207,9 @@ def hide(
     facts: list[Fact],
     questions: list[Question],
     tail: Piece,
-    noise_share: float,
+    hay: Hay,
 ) -> Piece:
-    """Exactly `length` tokens: the head, text with the facts, the questions, the tail. The first fact always stays."""
+    """Exactly `length` tokens: the head, hay with the facts, the questions, the tail. The first fact always stays."""
     rng = draws.rng
     inserts = []
     for place, text in facts:
@@ -215,7 +221,7 @@ def hide(
     last = []
     for question in questions:
         early = in_text and rng.random() < 0.5
-        piece = ask(draws, question, terse, ended=not early and rng.random() < 0.6)
+        piece = ask(draws, question, terse, ended=not early and rng.random() < 0.75)
         if early:
             inserts.append((rng.uniform(question.place, 1), piece))
         else:
@@ -225,7 +231,7 @@ def hide(
     while room < 16 and (last or len(inserts) > 1):
         # Short documents may be too full.
         room += len((last.pop() if last else inserts.pop()[1]).ids)
-    text, kind = draws.haystack(room, noise_share)
+    text, kind = hay(room)
     ends = np.flatnonzero(draws.ends_line[text])
     document, at = head, 0
     for place, piece in sorted(inserts, key=lambda insert: insert[0]):

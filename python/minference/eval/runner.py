@@ -152,9 +152,7 @@ class Runner:
             return scoring.matched(text_of(ids), prompt.references, prompt.any_reference)
 
         # What follows a right answer can't make it wrong.
-        found = answer(
-            self._model, before, TASKS[task].new_tokens, enough=lambda ids: score_of(ids) == 1
-        )
+        found = answer(self._model, before, TASKS[task].new_tokens, enough=lambda ids: score_of(ids) == 1)
         return {
             "score": score_of(found.tokens),
             "answer": text_of(found.tokens).strip(),

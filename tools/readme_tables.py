@@ -4,9 +4,16 @@
     tools/readme_tables.py [--check]
 
 A table stands between two comments; the first names its file, and columns as `field="heading"`, or `field*1e-12="heading"` in
-another unit. A where clause, `field==value`, keeps only the rows that have this value, or with `field==max` the largest:
+another unit. A where clause, `field==value`, keeps only the rows that have this value, one of `field==value|value`, or with
+`field==max` the largest:
 
     <!-- table attention_cpu.json kernel==amx length==max pattern="pairs" rate*1e-12="TFLOP/s" -->
+    <!-- /table -->
+
+With `across==field` rows that are the same in the named columns become one, with a column for each value of that field, in which stands
+`cell==`, with fields in braces. `file.json#name` takes the rows from the file's `name`:
+
+    <!-- table eval_curves_cuda.json attention="attention" across==task "cell=={accuracy*100} ({density})" -->
     <!-- /table -->
 
 Figures are shown by their field's name: density, mass and share in percent, ratio with three decimals, speedup and sooner with one or
@@ -56,6 +63,18 @@ def cell(row: dict, column: str) -> str:
     return show(field, value * float(factor) if factor and value is not None else value)
 
 
+def spread(rows: list[dict], columns: list, across: str, template: str) -> tuple[dict, list[str]]:
+    """Lines by what the columns hold, with a cell for each value of `across`; and these values."""
+    values = list(dict.fromkeys(show(across, row[across]) for row in rows))
+    lines: dict[tuple, list[str]] = {}
+    for row in rows:
+        known = tuple(cell(row, column) for column, _ in columns)
+        line = lines.setdefault(known, [*known, *["–"] * len(values)])
+        shown = re.sub(r"{(.*?)}", lambda field, row=row: cell(row, field[1]), template)
+        line[len(known) + values.index(show(across, row[across]))] = shown
+    return lines, [f"`{value}`" for value in values]
+
+
 def origin(result: dict) -> str:
     """Command, machine, commit and date, as far as the file has them."""
     machine = result.get("machine", {})
@@ -71,20 +90,28 @@ def origin(result: dict) -> str:
 def table(spec: str, folder: Path) -> str:
     """The Markdown table that a marker's words ask for, and the line under it."""
     name, *words = shlex.split(spec)
+    name, _, part = name.partition("#")
     if not (folder / name).is_file():
         return f"Not measured yet: there is no `{name}` among the results.\n"
     result = json.loads((folder / name).read_text(encoding="utf-8"))
     # The C++ benchmarks' files hold tables of two kinds.
-    rows = result["rows"] if "rows" in result else result["rates"]
+    rows = result[part or ("rows" if "rows" in result else "rates")]
     columns = [word.split("=", 1) for word in words if "==" not in word]
-    for field, wanted in (word.split("==", 1) for word in words if "==" in word):
-        value = str(max(row[field] for row in rows)) if wanted == "max" else wanted
-        rows = [row for row in rows if str(row.get(field)) == value]
+    clauses = dict(word.split("==", 1) for word in words if "==" in word)
+    across, template = clauses.pop("across", None), clauses.pop("cell", "")
+    for field, wanted in clauses.items():
+        values = [str(max(row[field] for row in rows))] if wanted == "max" else wanted.split("|")
+        rows = [row for row in rows if str(row.get(field)) in values]
         if not rows:
             raise SystemExit(f"{name}: no row has {field} {wanted}")
-    lines = ["| " + " | ".join(heading for _, heading in columns) + " |", "|" + " ---: |" * len(columns)]
-    lines += ["| " + " | ".join(cell(row, column) for column, _ in columns) + " |" for row in rows]
-    return "\n".join(lines) + f"\n\n{origin(result)}\n"
+    headings = [heading for _, heading in columns]
+    lines = {i: [cell(row, column) for column, _ in columns] for i, row in enumerate(rows)}
+    if across:
+        lines, added = spread(rows, columns, across, template)
+        headings += added
+    written = ["| " + " | ".join(headings) + " |", "|" + " ---: |" * len(headings)]
+    written += ["| " + " | ".join(line) + " |" for line in lines.values()]
+    return "\n".join(written) + f"\n\n{origin(result)}\n"
 
 
 def fill(text: str, folder: Path) -> str:

@@ -27,6 +27,20 @@ after
 """
 
 
+def test_rows_become_columns(tmp_path):
+    rows = [
+        {"task": task, "attention": attention, "accuracy": accuracy, "density": 0.05}
+        for task, attention, accuracy in (
+            ("vt", "dense", 1.0), ("vt", "tri_shape", 0.239), ("cwe", "dense", 0.915), ("cwe", "a_shape", 0.1),
+        )
+    ]  # fmt: skip
+    (tmp_path / "r.json").write_text(json.dumps({"rows": [], "more": rows}))
+    spec = 'r.json#more attention==dense|tri_shape attention="attention" across==task "cell=={accuracy*100} ({density})"'
+    written = readme_tables.table(spec, tmp_path).splitlines()
+    assert written[0] == "| attention | `vt` | `cwe` |"
+    assert written[2:4] == ["| dense | 100 (5.0 %) | 91.5 (5.0 %) |", "| tri_shape | 23.9 (5.0 %) | – |"]
+
+
 def test_table_is_filled_once(tmp_path):
     (tmp_path / "r.json").write_text(json.dumps(RESULT))
     filled = readme_tables.fill(README, tmp_path)

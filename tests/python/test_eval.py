@@ -103,7 +103,7 @@ def test_results_make_sense(tmp_path, capsys):
     found = critical["restated", "a_shape"]
     assert found["critical_density"] >= small["density"] and found["budgets"] == 2
     # The whole window is the whole prompt, which loses nothing.
-    assert not found["at_least"]
+    assert not found["at_least"] and found["in_words"] == f"{100 * found['critical_density']:.1f} %"
     for name in ("curves.png", "summary.md", "summary.csv", "summary.json", "samples.jsonl"):
         assert (tmp_path / name).stat().st_size > 100
 

@@ -136,7 +136,6 @@ def _print(rows: list[dict], critical: list[dict], paths: list[str]) -> None:
     from rich.table import Table
 
     from ..eval import summary
-    from ..words import percent
     from .console import EVALUATION_WIDTH, make_console
 
     console = make_console(width=EVALUATION_WIDTH)
@@ -156,11 +155,9 @@ def _print(rows: list[dict], critical: list[dict], paths: list[str]) -> None:
         for name in ("task", "tokens", "method", "critical density", "of budgets"):
             table.add_column(name, justify="right" if name in ("tokens", "of budgets") else "left")
         for row in critical:
-            found = row["critical_density"]
-            words = f"none down to {percent(row['least_density'])}"
-            if found is not None:
-                words = "at least " * row["at_least"] + percent(found)
-            table.add_row(row["task"], f"{row['length']:,}", row["method"], words, str(row["budgets"]))
+            table.add_row(
+                row["task"], f"{row['length']:,}", row["method"], row["in_words"], str(row["budgets"])
+            )
         console.print(table)
     console.print("Pictures: " + ", ".join(paths))
 

@@ -9,6 +9,7 @@ import statistics as plain_statistics
 from collections import defaultdict
 from collections.abc import Iterable
 
+from ..words import percent
 from . import statistics
 
 COLUMNS = (
@@ -68,7 +69,7 @@ def summarize(samples: Iterable[dict], baseline: str | None) -> list[dict]:
 def critical_densities(rows: Iterable[dict]) -> list[dict]:
     """One row a task, length and method: the critical density, and how many budgets it was looked for among.
 
-    at_least: even the largest budget loses, so that the critical density lies at it or above.
+    at_least: even the largest budget loses, so that the critical density lies at it or above. in_words: all this in words.
     """
     points: dict[tuple, list] = defaultdict(list)
     for row in rows:
@@ -86,8 +87,14 @@ def critical_densities(rows: Iterable[dict]) -> list[dict]:
             "least_density": min(densities),
             "budgets": len(found),
         }
-        rows.append(row)
+        rows.append(row | {"in_words": _critical_words(row)})
     return rows
+
+
+def _critical_words(row: dict) -> str:
+    if row["critical_density"] is None:
+        return f"below {percent(row['least_density'])}"
+    return "at least " * row["at_least"] + percent(row["critical_density"])
 
 
 def _points(value: float | None) -> str:

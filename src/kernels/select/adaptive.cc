@@ -1,7 +1,7 @@
 #include <algorithm>
-#include <bit>
 #include <limits>
 
+#include "kernels/select/bisection.h"
 #include "kernels/select/select.h"
 #include "kernels/select/top_k.h"
 
@@ -59,17 +59,9 @@ class AdaptiveSelection {
   float threshold_for(double share) {
     const double wanted = share * diagonal_prefix_.back();
     if (!(wanted < diagonal_prefix_.back())) return 0;
-    // Positive floats are ordered like their bits; 7 bits of the mantissa settle a threshold to 1 %.
-    constexpr int kIgnoredBits = 16;
-    std::uint32_t low = 0, high = std::bit_cast<std::uint32_t>(kForced) >> kIgnoredBits;
-    while (low < high) {
-      const std::uint32_t middle = low + (high - low + 1) / 2;
-      if (kept_mass(std::bit_cast<float>(middle << kIgnoredBits)) >= wanted)
-        low = middle;
-      else
-        high = middle - 1;
-    }
-    return std::bit_cast<float>(low << kIgnoredBits);
+    CodeRange range;
+    while (!range.found()) range = range.half(kept_mass(threshold_of(range.middle())) >= wanted);
+    return threshold_of(range.low);
   }
 
   Selection members(float threshold) const {

@@ -45,15 +45,50 @@ __global__ void __launch_bounds__(kSelectThreads)
   }
 }
 
+// The head of CTA blockIdx.x, of those that begin at task `first`, and the chunk of blockIdx.y.
+struct AdaptiveWave {
+  AdaptiveTasks tasks;
+  int first;
+  AdaptiveScratch scratch;
+
+  __device__ AdaptiveSelection selection(const SelectArguments& arguments, int chunk, int num_chunks) const {
+    AdaptiveScratch own = scratch;
+    own.move_to(static_cast<int>(blockIdx.x));
+    return {arguments, tasks.at[first + static_cast<int>(blockIdx.x)], own, chunk, num_chunks};
+  }
+};
+
+enum class Step { sum_bands, find_own_columns, weigh_bands, write_members };
+
+template <Step kStep>
 __global__ void __launch_bounds__(kSelectThreads)
     adaptive_kernel(const __grid_constant__ SelectArguments arguments,
-                    const __grid_constant__ AdaptiveTasks tasks, int num_tasks, AdaptiveScratch scratch) {
+                    const __grid_constant__ AdaptiveWave wave) {
+  AdaptiveSelection selection =
+      wave.selection(arguments, static_cast<int>(blockIdx.y), static_cast<int>(gridDim.y));
+  if constexpr (kStep == Step::sum_bands) selection.sum_bands();
+  if constexpr (kStep == Step::find_own_columns) selection.find_own_columns();
+  if constexpr (kStep == Step::weigh_bands) selection.weigh_bands();
+  if constexpr (kStep == Step::write_members) selection.write_members();
+}
+
+__global__ void __launch_bounds__(kSelectThreads)
+    search_kernel(const __grid_constant__ SelectArguments arguments,
+                  const __grid_constant__ AdaptiveWave wave, int round) {
+  wave.selection(arguments, static_cast<int>(blockIdx.y), static_cast<int>(gridDim.y)).probe(round);
+}
+
+// The first round, beside the columns that no threshold decides: one CTA a head more, which takes longest.
+__global__ void __launch_bounds__(kSelectThreads)
+    first_search_kernel(const __grid_constant__ SelectArguments arguments,
+                        const __grid_constant__ AdaptiveWave wave) {
   extern __shared__ __align__(16) char shared[];
-  auto& memory = *reinterpret_cast<AdaptiveMemory*>(shared);
-  scratch.move_to(static_cast<int>(blockIdx.x));
-  for (int t = blockIdx.x; t < num_tasks; t += gridDim.x) {
-    AdaptiveSelection(arguments, tasks.at[t], scratch, memory).run();
-    __syncthreads();
+  const int chunk = static_cast<int>(blockIdx.y) - 1, num_chunks = static_cast<int>(gridDim.y) - 1;
+  AdaptiveSelection selection = wave.selection(arguments, base::max(chunk, 0), num_chunks);
+  if (chunk < 0) {
+    selection.write_least_columns(*reinterpret_cast<TopKMemory*>(shared));
+  } else {
+    selection.probe(0);
   }
 }
 
@@ -71,8 +106,7 @@ AdaptiveScratch take_scratch(const DeviceSelectCall& call, Arena& arena) {
   return {arena.take<char>(heads * bytes), call.kv_len, static_cast<int>(heads)};
 }
 
-static_assert(sizeof(AdaptiveMemory) <= 99 * 1024,
-              "what a CTA of compute capability 8.6, 8.9 or 12.0 may have");
+static_assert(sizeof(TopKMemory) <= 80 * 1024, "what a CTA of compute capability 8.6, 8.9 or 12.0 may have");
 
 template <class Kernel, class... Arguments>
 void launch(Kernel kernel, dim3 grid, int shared_bytes, Stream stream, const Arguments&... arguments) {
@@ -115,11 +149,20 @@ void select(const DeviceSelectCall& call, void* workspace, Stream stream) {
   }
   if (num_published > 0)
     launch(published_kernel, dim3(num_published, 2), sizeof(TopKMemory), stream, arguments, published);
-  if (num_adaptive > 0) {
-    Arena arena(workspace);
-    const AdaptiveScratch scratch = take_scratch(call, arena);
-    launch(adaptive_kernel, dim3(scratch.num_heads()), sizeof(AdaptiveMemory), stream, arguments, adaptive,
-           num_adaptive, scratch);
+  if (num_adaptive == 0) return;
+  Arena arena(workspace);
+  AdaptiveWave wave{adaptive, 0, take_scratch(call, arena)};
+  const auto chunks = static_cast<unsigned>(AdaptiveScratch::chunks_of(call.kv_len));
+  for (; wave.first < num_adaptive; wave.first += wave.scratch.num_heads()) {
+    const auto heads = static_cast<unsigned>(base::min(wave.scratch.num_heads(), num_adaptive - wave.first));
+    const dim3 grid(heads, chunks);
+    launch(adaptive_kernel<Step::sum_bands>, grid, 0, stream, arguments, wave);
+    launch(adaptive_kernel<Step::find_own_columns>, grid, 0, stream, arguments, wave);
+    launch(adaptive_kernel<Step::weigh_bands>, grid, 0, stream, arguments, wave);
+    launch(first_search_kernel, dim3(heads, chunks + 1), sizeof(TopKMemory), stream, arguments, wave);
+    for (int round = 1; round < kSearchRounds; ++round)
+      launch(search_kernel, grid, 0, stream, arguments, wave, round);
+    launch(adaptive_kernel<Step::write_members>, grid, 0, stream, arguments, wave);
   }
 }
 

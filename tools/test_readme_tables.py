@@ -39,6 +39,9 @@ def test_rows_become_columns(tmp_path):
     written = readme_tables.table(spec, tmp_path).splitlines()
     assert written[0] == "| attention | `vt` | `cwe` |"
     assert written[2:4] == ["| dense | 100 (5.0 %) | 91.5 (5.0 %) |", "| tri_shape | 23.9 (5.0 %) | – |"]
+    (tmp_path / "r.json").write_text(json.dumps({"rows": [], "more": rows + rows}))
+    with pytest.raises(SystemExit, match="two rows have task vt and dense"):
+        readme_tables.table(spec, tmp_path)
 
 
 def test_table_is_filled_once(tmp_path):

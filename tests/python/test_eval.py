@@ -259,6 +259,9 @@ def test_answers_in_any_order_are_generated(tmp_path):
         ("cwe", "generated"),
     }
     assert all(row["score"] >= 0.75 for row in rows)
+    # An answer that has it all ends there.
+    whole = [row for row in rows if row["score"] == 1]
+    assert whole and all(row["answer"].endswith(tuple(row["wanted"])) for row in whole)
 
 
 def test_means_and_differences():
@@ -294,6 +297,18 @@ def test_critical_density():
     lost, kept = statistics.Estimate(-0.5, -0.6, -0.4), statistics.Estimate(-0.02, -0.05, 0.01)
     assert statistics.critical_density([(0.3, kept), (0.1, lost), (0.2, lost)]) == 0.2
     assert statistics.critical_density([(0.3, kept)]) is None
+
+    def in_words(*differences):
+        row = {"task": "t", "length": 1, "attention": "a"}
+        rows = [
+            row | {"difference": found.mean, "difference_low": found.low, "difference_high": found.high, "density": density}
+            for density, found in differences
+        ]  # fmt: skip
+        return summary.critical_densities(rows)[0]["in_words"]
+
+    assert in_words((0.3, kept), (0.1, lost), (0.2, lost)) == "20.0 %"
+    assert in_words((0.3, kept), (0.1, kept)) == "below 10.0 %"
+    assert in_words((0.3, lost), (0.1, lost)) == "at least 30.0 %"
 
 
 def test_pairs_are_of_the_same_prompts():

@@ -126,6 +126,21 @@ def test_needles_lie_among_more_lines_than_there_are_words(bpe, draws):
     assert sum(map(len, numbers.values())) > 1.5 * len(WORDS) and len(numbers) > 0.8 * len(WORDS)
 
 
+def test_numbers_of_a_key_are_asked_for_in_any_order(bpe, draws):
+    orders = Counter()
+    for seed in range(20):
+        piece = document(draws, "facts", 3000, seed)
+        given = defaultdict(list)
+        for before, answer, name in answers(bpe, piece):
+            if name == "values":
+                text, _, line = before.rpartition("Answer:")
+                given[text].append(text.index(f"is: {answer}."))
+        for places in given.values():
+            orders[places == sorted(places)] += 1
+    # As many of them in the order of the text as chance puts there.
+    assert orders[False] > 1.5 * orders[True] > 0
+
+
 def test_new_words_remain_when_a_sequence_has_had_all(draws):
     draws.reseed("words")
     draws.used = set(WORDS)

@@ -170,7 +170,7 @@ def records_document(draws: Draws, length: int) -> Piece:
     """Nothing but records; some asked for among them, others after them, in their order or not."""
     rng = draws.rng
     kind = rng.choices([KV_WORD, KV_HEX, MAGIC], [0.45, 0.35, 0.2])[0]
-    hexadecimal = rng.choice([False, True])
+    hexadecimal = rng.choice([False, True]) or draws.used.issuperset(WORDS)
     # Few words make keys that differ in one of them only.
     words = rng.sample(WORDS, 48) if rng.random() < 0.3 else None
     head = draws.head(
@@ -217,7 +217,9 @@ def needles_document(draws: Draws, length: int) -> Piece:
     are more lines than words."""
     rng = draws.rng
     asked = [draws.word() for _ in range(draws.count(min(64, length / 100)))]
-    others = [word for word in WORDS if word not in draws.used] or [draws.word() for _ in WORDS]
+    others = [word for word in WORDS if word not in draws.used]
+    if len(others) < len(WORDS) // 4:
+        others = [draws.word() for _ in WORDS]
     magics = [(key, draws.number(), rng.random()) for key in asked]
     facts = [(place, Embedded.fact(key, number, "numbers")) for key, number, place in magics]
     # Nothing later in the sequence can ask for them.

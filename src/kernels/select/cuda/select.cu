@@ -106,7 +106,8 @@ AdaptiveScratch take_scratch(const DeviceSelectCall& call, Arena& arena) {
   return {arena.take<char>(heads * bytes), call.kv_len, static_cast<int>(heads)};
 }
 
-static_assert(sizeof(TopKMemory) <= 80 * 1024, "what a CTA of compute capability 8.6, 8.9 or 12.0 may have");
+static_assert(sizeof(TopKMemory) <= 80 * 1024,
+              "with a search beside it, what a CTA of compute capability 8.6, 8.9 or 12.0 may have: 99 KB");
 
 template <class Kernel, class... Arguments>
 void launch(Kernel kernel, dim3 grid, int shared_bytes, Stream stream, const Arguments&... arguments) {

@@ -73,7 +73,9 @@ def spread(rows: list[dict], columns: list, across: str, template: str) -> tuple
         shown = re.sub(r"{(.*?)}", lambda field, row=row: cell(row, field[1]), template)
         place = len(known) + values.index(show(across, row[across]))
         if line[place] != "–":
-            raise SystemExit(f"two rows have {across} {row[across]} and {', '.join(known)}: name what tells them apart")
+            raise SystemExit(
+                f"two rows have {across} {row[across]} and {', '.join(known)}: name what tells them apart"
+            )
         line[place] = shown
     return lines, [f"`{value}`" for value in values]
 

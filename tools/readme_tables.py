@@ -63,7 +63,7 @@ def cell(row: dict, column: str) -> str:
     return show(field, value * float(factor) if factor and value is not None else value)
 
 
-def spread(rows: list[dict], columns: list, across: str, template: str) -> tuple[dict, list[str]]:
+def spread(rows: list[dict], columns: list, across: str, template: str) -> tuple[list, list[str]]:
     """Lines by what the columns hold, with a cell for each value of `across`; and these values."""
     values = list(dict.fromkeys(show(across, row[across]) for row in rows))
     lines: dict[tuple, list[str]] = {}
@@ -77,7 +77,7 @@ def spread(rows: list[dict], columns: list, across: str, template: str) -> tuple
                 f"two rows have {across} {row[across]} and {', '.join(known)}: name what tells them apart"
             )
         line[place] = shown
-    return lines, [f"`{value}`" for value in values]
+    return list(lines.values()), [f"`{value}`" for value in values]
 
 
 def origin(result: dict) -> str:
@@ -109,13 +109,13 @@ def table(spec: str, folder: Path) -> str:
         rows = [row for row in rows if str(row.get(field)) in values]
         if not rows:
             raise SystemExit(f"{name}: no row has {field} {wanted}")
-    headings = [heading for _, heading in columns]
-    lines = {i: [cell(row, column) for column, _ in columns] for i, row in enumerate(rows)}
     if across:
         lines, added = spread(rows, columns, across, template)
-        headings += added
+    else:
+        lines, added = [[cell(row, column) for column, _ in columns] for row in rows], []
+    headings = [heading for _, heading in columns] + added
     written = ["| " + " | ".join(headings) + " |", "|" + " ---: |" * len(headings)]
-    written += ["| " + " | ".join(line) + " |" for line in lines.values()]
+    written += ["| " + " | ".join(line) + " |" for line in lines]
     return "\n".join(written) + f"\n\n{origin(result)}\n"
 
 

@@ -33,7 +33,7 @@ from .pieces import (
 Fact = tuple[float, str]
 # Key, number and place.
 Magic = tuple[str, str, float]
-# What facts are hidden in: so many tokens, whole lines, and their class.
+# What facts are hidden in: so many tokens, the last a line end, and their class.
 Hay = Callable[[int], tuple[np.ndarray, int]]
 
 

@@ -304,7 +304,7 @@ class AdaptiveSelection {
   }
 
   // Where the search for the largest worth at which the members keep the share stands after so many rounds, in
-  // all threads. At 0, all there is to find, where the share is all. Synchronises the CTA.
+  // all threads. A share of all is found at once, at 0. Synchronises the CTA.
   __device__ AdaptiveSearch search_after(int rounds) const {
     if (rounds == 0) {
       double mass = 0;

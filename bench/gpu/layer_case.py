@@ -103,7 +103,7 @@ class Case:
     def is_gated(self) -> bool:
         """src/prefill/gate.cc"""
         all_pairs = self.q_len * (2 * self.kv_len - self.q_len + 1) // 2
-        return self.q_len < 128 or all_pairs < 4 * 128 * self.kv_len
+        return self.q_len < 128 or all_pairs < 3 * 128 * self.kv_len
 
     def estimated(self) -> list[int]:
         """Heads that are estimated; of those that share an index, the first."""

@@ -3,8 +3,8 @@
 
     python bench/needle_selection.py --length 32768 --output bench/results/needle_selection.json
 
-For every head of a needle prompt: kept attention mass (over all rows) of the members that the library selects, and of those
-that the rules of MInference 1.0 select from sums in f64; docs/algorithm.md, "Estimation" and "Selection: published".
+For every vertical-slash head of a needle prompt: kept attention mass (over all rows) of the members that the library
+selects, and of those that the rules of MInference 1.0 select from sums in f64; docs/algorithm.md, "Estimation" and "Selection: published".
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from minference import MInference, dense_attention, estimate, select, vertical_slash_sparse_attention
+from minference._library import VERTICAL_SLASH
 from minference.cli.machine import describe
 from minference.needle import model as needle
 from minference.needle.prompts import make_prompt
@@ -75,8 +76,13 @@ def compare_layer(heads, query, key, value):
     """Kept mass of either selection and how many members they do not share, a row a head; all on the stored bf16 inputs."""
     group = query.shape[1] // key.shape[1]
     _, all_lse = dense_attention(query, key, value, return_lse=True)
-    chosen = select(*(sums[0] for sums in estimate(query, key)), heads.numpy())
-    for head, pattern in enumerate(heads.tolist()):
+    # The others' members come from their pattern, not from sums.
+    selected = [head for head, pattern in enumerate(heads.tolist()) if pattern[0] == VERTICAL_SLASH]
+    if not selected:
+        return
+    chosen = select(*(sums[0][selected] for sums in estimate(query, key)), heads[selected].numpy())
+    for place, head in enumerate(selected):
+        pattern = heads[head].tolist()
         q, kv = query[:, head : head + 1], slice(head // group, head // group + 1)
         k, v = key[:, kv], value[:, kv]
         column_sums, diagonal_sums = sums_in_f64(q[0, 0], k[0, 0])
@@ -84,7 +90,7 @@ def compare_layer(heads, query, key, value):
             published(column_sums, max(pattern[1], FORCED_COLUMNS), FORCED_COLUMNS),
             published(diagonal_sums, max(pattern[2], 50), FORCED_OFFSETS),
         )
-        ours = tuple(np.asarray(members[head]) for members in chosen)
+        ours = tuple(np.asarray(members[place]) for members in chosen)
         masses = [
             kept_mass(
                 q, k, v, *(torch.from_numpy(m)[None, None] for m in members), all_lse[:, head : head + 1]
@@ -114,7 +120,7 @@ def main():
     rows = []
     for layer, tensors in sorted(layers.items()):
         rows += [{"layer": layer, **row} for row in compare_layer(*tensors)]
-        worst = max(abs(row["library"] - row["f64"]) for row in rows)
+        worst = max((abs(row["library"] - row["f64"]) for row in rows), default=0.0)
         members = sum(row["differing_members"] for row in rows)
         print(
             f"up to layer {layer}: kept mass differs by {worst:.2e} at most, {members} members differ",

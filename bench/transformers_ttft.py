@@ -6,7 +6,7 @@
     python bench/transformers_ttft.py --parts short --pairs 31
     python bench/transformers_ttft.py --device cuda --parts first_token answers --lengths 32768 131072
 
-Parts, each written to OUTPUT/transformers_PART.json, or transformers_PART_cuda.json:
+Parts, each written to OUTPUT/transformers_PART.json, or transformers_PART_cuda.json, rows of the same settings replaced:
     first_token   time to first token and peak memory, attentions in turn; on a CPU every run in a process of its own
     answers       needle prompts answered right, density, kept attention mass
     short         prompts of 16 to 4096 tokens, patched and unpatched in turn: median ratio, bootstrap interval
@@ -37,6 +37,9 @@ from minference.needle.prompts import answer_tokens
 # "floor" leaves attention out: see minference.greedy.
 ATTENTIONS = ("floor", "minference", "adaptive", "dense", "sdpa")
 WARM_UP_TOKENS = 1024
+
+# What tells rows of a result file apart; a part has one of the first three.
+KEYS = ("tokens", "length", "context", "attention")
 
 
 def patched(model, attention: str):
@@ -256,8 +259,10 @@ def main() -> None:
         return
     for part in args.parts:
         title, measure = PARTS[part]
-        suffix = "" if args.device == "cpu" else f"_{args.device}"
-        ttft.write(args.output, f"transformers_{part}{suffix}", title, args.threads, measure(args))
+        name = f"transformers_{part}" + ("" if args.device == "cpu" else f"_{args.device}")
+        rows = ttft.with_earlier(args.output, name, measure(args), KEYS)
+        rows.sort(key=lambda row: next(row[key] for key in KEYS if key in row))
+        ttft.write(args.output, name, title, args.threads, rows)
 
 
 if __name__ == "__main__":

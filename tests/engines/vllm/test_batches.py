@@ -129,14 +129,15 @@ def test_mixed_batches(engine, calls):
 
 
 def test_a_prefix_from_the_cache(engine, calls):
-    other = prompt(2500, 20)
-    alone = generate(engine, [other])
-    assert engine.reset_prefix_cache()
-    # Another prompt's first 2000 tokens are cached: 15 full blocks of 128.
-    generate(engine, [{"prompt_token_ids": other["prompt_token_ids"][:2000]}])
+    # An answer that the model is sure of: roundings that depend on the chunk must not decide.
+    tokenizer = engine.get_tokenizer()
+    needle = make_prompt(tokenizer, "kv_word", 2500, 20)
+    expected, whole = answer_tokens(tokenizer, needle), tokenizer(needle.text).input_ids
+    # Its first 2000 tokens are cached, as another prompt's: 15 full blocks of 128.
+    generate(engine, [{"prompt_token_ids": whole[:2000]}])
     calls.clear()
-    assert generate(engine, [other]) == alone
-    assert steps(calls)[0] == Call([(580, 2500)], [0])
+    assert generate(engine, [{"prompt_token_ids": whole}], len(expected)) == [expected]
+    assert steps(calls)[0] == Call([(len(whole) - 1920, len(whole))], [0])
 
 
 @pytest.mark.parametrize("attn_type", ["hf", "dense", "vllm"])
@@ -172,13 +173,13 @@ def test_records_what_each_layer_computed(engine):
 
 
 def test_switching_forgets_the_cached_prefixes(engine, calls):
-    # Few enough to be computed densely, which `calls` compares with.
-    whole = prompt(560, 40)
+    whole = prompt(600, 40)
     generate(engine, [whole])
-    MInference("vllm")(engine)
+    # A window as long as the prompt keeps every pair: `calls` compares with dense attention.
+    MInference("vllm_a_shape", attn_kwargs={"n_init": 1, "n_local": 600})(engine)
     calls.clear()
     generate(engine, [whole])
-    assert steps(calls)[0].requests == [(560, 560)]
+    assert steps(calls)[0].requests == [(600, 600)]
 
 
 def test_restored_engines_have_their_own_forward(engine):

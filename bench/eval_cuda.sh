@@ -89,8 +89,8 @@ evaluate() { # NAME TITLE_OF_RESULT LENGTH SAMPLES ARGUMENTS...
 
 if [ ! -e "$patterns" ]; then
   echo "== searching patterns"
-  timeout "$(remaining)" "${minference[@]}" search --device "$device" --lengths $((32768 / scale)) --cost 0.046 \
-    --kinds A-shape,vertical-slash --tasks niah_multikey_1,niah_multikey_3,kv_words,vt,restated,lagged,repeated,recall \
+  timeout "$(remaining)" "${minference[@]}" search --device "$device" --lengths $((32768 / scale)) --cost 0.046 --samples 2 --weigh \
+    --kinds A-shape,vertical-slash --tasks niah_multikey_2,niah_multikey_3,niah_multivalue,kv_words,vt,cwe,lagged,recall \
     --work "$output/search" --output "$patterns" >"$output/search.txt" 2>"$output/search.log"
   if [ ! -e "$patterns" ]; then
     tail -n 3 "$output/search.log"

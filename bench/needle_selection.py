@@ -4,7 +4,8 @@
     python bench/needle_selection.py --length 32768 --output bench/results/needle_selection.json
 
 For every vertical-slash head of a needle prompt: kept attention mass (over all rows) of the members that the library
-selects, and of those that the rules of MInference 1.0 select from sums in f64; docs/algorithm.md, "Estimation" and "Selection: published".
+selects, and of those that the rules of MInference 1.0 select from sums in f64; docs/algorithm.md, "Estimation" and
+"Selection: published".
 """
 
 from __future__ import annotations
@@ -74,12 +75,12 @@ def kept_mass(query, key, value, columns, offsets, all_lse):
 
 def compare_layer(heads, query, key, value):
     """Kept mass of either selection and how many members they do not share, a row a head; all on the stored bf16 inputs."""
-    group = query.shape[1] // key.shape[1]
-    _, all_lse = dense_attention(query, key, value, return_lse=True)
     # The others' members come from their pattern, not from sums.
     selected = [head for head, pattern in enumerate(heads.tolist()) if pattern[0] == VERTICAL_SLASH]
     if not selected:
         return
+    group = query.shape[1] // key.shape[1]
+    _, all_lse = dense_attention(query, key, value, return_lse=True)
     chosen = select(*(sums[0][selected] for sums in estimate(query, key)), heads[selected].numpy())
     for place, head in enumerate(selected):
         pattern = heads[head].tolist()
@@ -120,7 +121,7 @@ def main():
     rows = []
     for layer, tensors in sorted(layers.items()):
         rows += [{"layer": layer, **row} for row in compare_layer(*tensors)]
-        worst = max((abs(row["library"] - row["f64"]) for row in rows), default=0.0)
+        worst = max((abs(row["library"] - row["f64"]) for row in rows), default=float("nan"))
         members = sum(row["differing_members"] for row in rows)
         print(
             f"up to layer {layer}: kept mass differs by {worst:.2e} at most, {members} members differ",

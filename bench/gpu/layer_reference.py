@@ -72,12 +72,15 @@ def adaptive_reference(column_sums, diagonal_sums, share: float) -> tuple[list[i
 
     threshold, wanted = 0.0, share * float(before[-1])
     if wanted < float(before[-1]):
-        low, high = 0, int(numpy.float32(largest).view(numpy.uint32)) >> 16
-        while low < high:
-            middle_bits = low + (high - low + 1) // 2
-            at = float(numpy.uint32(middle_bits << 16).view(numpy.float32))
-            low, high = (middle_bits, high) if kept_mass(at) >= wanted else (low, middle_bits - 1)
-        threshold = float(numpy.uint32(low << 16).view(numpy.float32))
+        # src/kernels/select/threshold.h: thresholds of 2^-44 up to 2^20, and 0.
+        def threshold_of(code: int) -> float:
+            return float(numpy.uint32((code + (83 << 7)) << 16).view(numpy.float32)) if code else 0.0
+
+        code = 0
+        for bit in (1 << i for i in reversed(range(13))):
+            if kept_mass(threshold_of(code | bit)) >= wanted:
+                code |= bit
+        threshold = threshold_of(code)
     columns = set(least.tolist())
     if threshold > 0:
         columns |= set(torch.nonzero(worth >= threshold).flatten().tolist())

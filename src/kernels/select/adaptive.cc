@@ -1,8 +1,8 @@
 #include <algorithm>
 #include <limits>
 
-#include "kernels/select/bisection.h"
 #include "kernels/select/select.h"
+#include "kernels/select/threshold.h"
 #include "kernels/select/top_k.h"
 
 // docs/algorithm.md, "Selection: adaptive", derives what this file computes.
@@ -29,16 +29,16 @@ class AdaptiveSelection {
         column_sums_(column_sums),
         diagonal_prefix_(prefix_sums(diagonal_sums)),
         column_worth_(column_sums.size()),
-        band_worth_(static_cast<std::size_t>(num_bands_)),
-        band_kept_(static_cast<std::size_t>(num_bands_) + 1) {
+        band_worth_(static_cast<std::size_t>(num_bands_) + 1) {
     // A diagonal crosses 64 columns in the sampled rows and a column 64 diagonals, so each shows in the
     // other's sums spread evenly. What a column has beyond the even share of its diagonals is its own; what a
     // diagonal has beyond the even share of those columns is the diagonal's.
     std::vector<float> own(column_sums.size());
+    const double columns_per_tile = 1 / column_cost;
     for (std::int64_t k = 0; k < length_; ++k) {
       const double even = sum_of_offsets(length_ - kRows - k, length_ - k) / kRows;
       own[k] = std::max(0.0f, static_cast<float>(column_sums[k] - even));
-      column_worth_[k] = static_cast<float>(own[k] / column_cost);
+      column_worth_[k] = worth_of_column(own[k], columns_per_tile);
     }
     std::fill_n(column_worth_.begin(), std::min(kForcedColumns, length_), kForced);
     least_columns_ = top_k(own, kLeastColumns, kForcedColumns);
@@ -56,12 +56,11 @@ class AdaptiveSelection {
   }
 
   // The largest worth at which the members worth at least that keep `share` of the mass; 0 when none does.
-  float threshold_for(double share) {
+  float threshold_for(double share) const {
     const double wanted = share * diagonal_prefix_.back();
     if (!(wanted < diagonal_prefix_.back())) return 0;
-    CodeRange range;
-    while (!range.found()) range = range.half(kept_mass(threshold_of(range.middle())) >= wanted);
-    return threshold_of(range.low);
+    const std::vector<double> kept = kept_masses();
+    return threshold_of(largest_code([&](std::int32_t code) { return kept[code] >= wanted; }));
   }
 
   Selection members(float threshold) const {
@@ -91,23 +90,26 @@ class AdaptiveSelection {
            diagonal_prefix_[std::max<std::int64_t>(0, begin)];
   }
 
-  // A lower bound of the mass that the members keep in the sampled rows: the bands are disjoint, and a column
-  // adds at least what is left after all of the diagonals that cross it inside kept bands.
-  double kept_mass(float threshold) {
-    double kept = 0;
-    for (std::int64_t j = 0; j < num_bands_; ++j) {
-      band_kept_[j] = band_worth_[j] >= threshold;
-      if (band_kept_[j]) kept += sum_of_offsets(j * kBand, std::min((j + 1) * kBand, length_));
-    }
+  // A lower bound of the mass that the members keep in the sampled rows, at the threshold of each code: the
+  // bands are disjoint, and a column adds at least what is left after all of the diagonals that cross it inside
+  // kept bands.
+  std::vector<double> kept_masses() const {
+    std::vector<double> kept(kCodes);
+    for (std::int64_t j = 0; j < num_bands_; ++j)
+      kept[code_of(band_worth_[j])] += sum_of_offsets(j * kBand, std::min((j + 1) * kBand, length_));
     for (std::int64_t k = 0; k < length_; ++k) {
-      if (!(column_worth_[k] >= threshold)) continue;
+      const std::int32_t code = code_of(column_worth_[k]);
+      if (code == 0) continue;
       const std::int64_t begin = std::max<std::int64_t>(0, length_ - kRows - k), end = length_ - k;
       const std::int64_t middle = std::min((begin / kBand + 1) * kBand, end);
-      double left = double{column_sums_[k]};
-      if (band_kept_[begin / kBand]) left -= sum_of_offsets(begin, middle);
-      if (band_kept_[middle / kBand]) left -= sum_of_offsets(middle, end);
-      kept += std::max(0.0, left);
+      const Crossing first{code_of(band_worth_[begin / kBand]), sum_of_offsets(begin, middle)};
+      const Crossing second{code_of(band_worth_[middle / kBand]), sum_of_offsets(middle, end)};
+      const ColumnSteps steps = steps_of_column(double{column_sums_[k]}, code, first, second);
+      kept[code] += steps.own;
+      kept[first.code] += steps.first;
+      kept[second.code] += steps.second;
     }
+    for (std::int32_t code = kCodes - 1; code > 0; --code) kept[code - 1] += kept[code];
     return kept;
   }
 
@@ -117,15 +119,14 @@ class AdaptiveSelection {
   std::vector<double> diagonal_prefix_;
   std::vector<float> column_worth_;          // mass of its own per cost, in tiles
   std::vector<std::int32_t> least_columns_;  // kept whatever the share, and not counted towards it
-  std::vector<float> band_worth_;
-  std::vector<char> band_kept_;  // one more than bands, never kept
+  std::vector<float> band_worth_;            // one more than bands, without any
 };
 
 }  // namespace
 
 Selection select_adaptive(std::span<const float> column_sums, std::span<const float> diagonal_sums,
                           double share, double column_cost) {
-  AdaptiveSelection selection(column_sums, diagonal_sums, column_cost);
+  const AdaptiveSelection selection(column_sums, diagonal_sums, column_cost);
   return selection.members(selection.threshold_for(share));
 }
 

@@ -1,6 +1,8 @@
 #include "base/arena.h"
 #include "cuda/error.h"
 #include "kernels/select/cuda/adaptive.cuh"
+#include "kernels/select/cuda/adaptive_cuts.cuh"
+#include "kernels/select/cuda/adaptive_weigh.cuh"
 #include "kernels/select/cuda/select_cuda.h"
 #include "kernels/select/cuda/top_k.cuh"
 #include "kernels/select/select.h"
@@ -45,51 +47,47 @@ __global__ void __launch_bounds__(kSelectThreads)
   }
 }
 
-// The head of CTA blockIdx.x, of those that begin at task `first`, and the chunk of blockIdx.y.
+// The head of CTA blockIdx.x, of those that begin at task `first`.
 struct AdaptiveWave {
   AdaptiveTasks tasks;
   int first;
   AdaptiveScratch scratch;
 
-  __device__ AdaptiveSelection selection(const SelectArguments& arguments, int chunk, int num_chunks) const {
-    AdaptiveScratch own = scratch;
-    own.move_to(static_cast<int>(blockIdx.x));
-    return {arguments, tasks.at[first + static_cast<int>(blockIdx.x)], own, chunk, num_chunks};
+  __device__ AdaptiveHead head(const SelectArguments& arguments) const {
+    const int slot = static_cast<int>(blockIdx.x);
+    return {arguments, tasks.at[first + slot], scratch, slot};
   }
 };
 
-enum class Step { sum_bands, find_own_columns, weigh_bands, write_members };
-
-template <Step kStep>
-__global__ void __launch_bounds__(kSelectThreads)
-    adaptive_kernel(const __grid_constant__ SelectArguments arguments,
-                    const __grid_constant__ AdaptiveWave wave) {
-  AdaptiveSelection selection =
-      wave.selection(arguments, static_cast<int>(blockIdx.y), static_cast<int>(gridDim.y));
-  if constexpr (kStep == Step::sum_bands) selection.sum_bands();
-  if constexpr (kStep == Step::find_own_columns) selection.find_own_columns();
-  if constexpr (kStep == Step::weigh_bands) selection.weigh_bands();
-  if constexpr (kStep == Step::write_members) selection.write_members();
-}
-
-__global__ void __launch_bounds__(kSelectThreads)
-    search_kernel(const __grid_constant__ SelectArguments arguments,
-                  const __grid_constant__ AdaptiveWave wave, int round) {
-  wave.selection(arguments, static_cast<int>(blockIdx.y), static_cast<int>(gridDim.y)).probe(round);
-}
-
-// The first round, beside the columns that no threshold decides: one CTA a head more, which takes longest.
-__global__ void __launch_bounds__(kSelectThreads)
-    first_search_kernel(const __grid_constant__ SelectArguments arguments,
-                        const __grid_constant__ AdaptiveWave wave) {
+__global__ void __launch_bounds__(kWeighThreads, 2)
+    weigh_kernel(const __grid_constant__ SelectArguments arguments,
+                 const __grid_constant__ AdaptiveWave wave) {
   extern __shared__ __align__(16) char shared[];
-  const int chunk = static_cast<int>(blockIdx.y) - 1, num_chunks = static_cast<int>(gridDim.y) - 1;
-  AdaptiveSelection selection = wave.selection(arguments, base::max(chunk, 0), num_chunks);
-  if (chunk < 0) {
-    selection.write_least_columns(*reinterpret_cast<TopKMemory*>(shared));
+  weigh_chunk(wave.head(arguments), static_cast<int>(blockIdx.y), *reinterpret_cast<WeighMemory*>(shared));
+}
+
+// blockIdx.y: the threshold, or the columns that are kept whatever it is.
+__global__ void __launch_bounds__(kSelectThreads)
+    cuts_kernel(const __grid_constant__ SelectArguments arguments,
+                const __grid_constant__ AdaptiveWave wave) {
+  extern __shared__ __align__(16) char shared[];
+  const AdaptiveHead head = wave.head(arguments);
+  if (blockIdx.y == 0) {
+    LeastColumns least(head, *reinterpret_cast<LeastMemory*>(shared));
+    float own;
+    std::int32_t distance;
+    least.find(own, distance);
+    if (threadIdx.x == 0) head.cuts->least_own = own, head.cuts->least_distance = distance;
   } else {
-    selection.probe(0);
+    const float threshold = find_threshold(head, *reinterpret_cast<ThresholdMemory*>(shared));
+    if (threadIdx.x == 0) head.cuts->threshold = threshold;
   }
+}
+
+__global__ void __launch_bounds__(kMemberThreads)
+    members_kernel(const __grid_constant__ SelectArguments arguments,
+                   const __grid_constant__ AdaptiveWave wave) {
+  AdaptiveMembers(wave.head(arguments)).write(static_cast<int>(blockIdx.y));
 }
 
 std::int64_t count_of(const DeviceSelectCall& call, Pattern pattern) {
@@ -98,22 +96,25 @@ std::int64_t count_of(const DeviceSelectCall& call, Pattern pattern) {
   return count;
 }
 
-// Heads that are selected at the same time each have scratch of their own.
-AdaptiveScratch take_scratch(const DeviceSelectCall& call, Arena& arena) {
+// How many heads are selected at the same time.
+std::int64_t heads_at_once(const DeviceSelectCall& call) {
   constexpr std::int64_t kBudget = 128 << 20;
-  const std::int64_t bytes = AdaptiveScratch::bytes_per_head(call.kv_len);
-  const std::int64_t heads = base::clamp<std::int64_t>(kBudget / bytes, 1, count_of(call, Pattern::adaptive));
-  return {arena.take<char>(heads * bytes), call.kv_len, static_cast<int>(heads)};
+  Arena one_head(nullptr);
+  AdaptiveScratch(one_head, call.kv_len, 1);
+  const auto bytes = static_cast<std::int64_t>(one_head.used());
+  return base::clamp<std::int64_t>(kBudget / bytes, 1, count_of(call, Pattern::adaptive));
 }
 
-static_assert(sizeof(TopKMemory) <= 80 * 1024,
-              "with a search beside it, what a CTA of compute capability 8.6, 8.9 or 12.0 may have: 99 KB");
+static_assert(sizeof(TopKMemory) <= 80 * 1024 && sizeof(LeastMemory) <= 80 * 1024 &&
+                  sizeof(WeighMemory) <= 80 * 1024,
+              "what a CTA of compute capability 8.6, 8.9 or 12.0 may have: 99 KB");
 
 template <class Kernel, class... Arguments>
-void launch(Kernel kernel, dim3 grid, int shared_bytes, Stream stream, const Arguments&... arguments) {
+void launch(Kernel kernel, dim3 grid, int threads, int shared_bytes, Stream stream,
+            const Arguments&... arguments) {
   check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes),
         "reserving shared memory");
-  kernel<<<grid, kSelectThreads, shared_bytes, stream>>>(arguments...);
+  kernel<<<grid, threads, shared_bytes, stream>>>(arguments...);
   check(cudaGetLastError(), "launching the selection");
 }
 
@@ -121,7 +122,7 @@ void launch(Kernel kernel, dim3 grid, int shared_bytes, Stream stream, const Arg
 
 std::size_t select_workspace_bytes(const DeviceSelectCall& call) {
   Arena arena(nullptr);
-  if (count_of(call, Pattern::adaptive) > 0) take_scratch(call, arena);
+  if (count_of(call, Pattern::adaptive) > 0) AdaptiveScratch(arena, call.kv_len, heads_at_once(call));
   return arena.used();
 }
 
@@ -145,25 +146,27 @@ void select(const DeviceSelectCall& call, void* workspace, Stream stream) {
                                        base::max(head.size[0], static_cast<std::int32_t>(kMinVertical)),
                                        base::max(head.size[1], static_cast<std::int32_t>(kMinSlash))};
     } else if (head.pattern == Pattern::adaptive) {
-      adaptive.at[num_adaptive++] = {index, head.share_ppm * 1e-6, call.column_cost};
+      adaptive.at[num_adaptive++] = {index, head.share_ppm * 1e-6, 1 / call.column_cost};
     }
   }
   if (num_published > 0)
-    launch(published_kernel, dim3(num_published, 2), sizeof(TopKMemory), stream, arguments, published);
+    launch(published_kernel, dim3(num_published, 2), kSelectThreads, sizeof(TopKMemory), stream, arguments,
+           published);
   if (num_adaptive == 0) return;
   Arena arena(workspace);
-  AdaptiveWave wave{adaptive, 0, take_scratch(call, arena)};
-  const auto chunks = static_cast<unsigned>(AdaptiveScratch::chunks_of(call.kv_len));
-  for (; wave.first < num_adaptive; wave.first += wave.scratch.num_heads()) {
-    const auto heads = static_cast<unsigned>(base::min(wave.scratch.num_heads(), num_adaptive - wave.first));
-    const dim3 grid(heads, chunks);
-    launch(adaptive_kernel<Step::sum_bands>, grid, 0, stream, arguments, wave);
-    launch(adaptive_kernel<Step::find_own_columns>, grid, 0, stream, arguments, wave);
-    launch(adaptive_kernel<Step::weigh_bands>, grid, 0, stream, arguments, wave);
-    launch(first_search_kernel, dim3(heads, chunks + 1), sizeof(TopKMemory), stream, arguments, wave);
-    for (int round = 1; round < kSearchRounds; ++round)
-      launch(search_kernel, grid, 0, stream, arguments, wave, round);
-    launch(adaptive_kernel<Step::write_members>, grid, 0, stream, arguments, wave);
+  const auto at_once = static_cast<int>(heads_at_once(call));
+  AdaptiveWave wave{adaptive, 0, AdaptiveScratch(arena, call.kv_len, at_once)};
+  const auto num_words = static_cast<unsigned>(sparse::member_words(call.kv_len));
+  for (; wave.first < num_adaptive; wave.first += at_once) {
+    const auto heads = static_cast<unsigned>(base::min(at_once, num_adaptive - wave.first));
+    check(cudaMemsetAsync(wave.scratch.histograms, 0, heads * kCodes * sizeof(std::int64_t), stream),
+          "clearing histograms");
+    launch(weigh_kernel, dim3(heads, static_cast<unsigned>(wave.scratch.num_chunks)), kWeighThreads,
+           sizeof(WeighMemory), stream, arguments, wave);
+    launch(cuts_kernel, dim3(heads, 2), kSelectThreads,
+           base::max(sizeof(LeastMemory), sizeof(ThresholdMemory)), stream, arguments, wave);
+    launch(members_kernel, dim3(heads, base::divide_up<unsigned>(num_words, kMemberWords)), kMemberThreads, 0,
+           stream, arguments, wave);
   }
 }
 

@@ -59,8 +59,9 @@ __device__ inline void find_bin(TopKMemory& memory, int count) {
   __syncthreads();
 }
 
-// values[begin .. size), of which the `count` largest are wanted, 0 < count <= size - begin.
-__device__ inline TopKCut find_cut(const float* values, int begin, int size, int count, TopKMemory& memory) {
+// Of the keys key_at(begin .. size - 1) the `count` largest are wanted, 0 < count <= size - begin.
+template <class KeyAt>
+__device__ TopKCut find_cut(const KeyAt& key_at, int begin, int size, int count, TopKMemory& memory) {
   std::uint32_t prefix = 0;
   int shift = 32;
 #pragma unroll 1
@@ -73,7 +74,7 @@ __device__ inline TopKCut find_cut(const float* values, int begin, int size, int
     __syncthreads();
 #pragma unroll 8
     for (int i = begin + static_cast<int>(threadIdx.x); i < size; i += kSelectThreads) {
-      const std::uint32_t key = base::ordered(__float_as_uint(values[i]));
+      const std::uint32_t key = key_at(i);
       if (((key ^ prefix) & fixed) == 0)
         atomicAdd(&memory.histogram[key >> shift & mask][threadIdx.x % kCounters], 1u);
     }
@@ -96,12 +97,13 @@ __device__ inline void top_k_bits(const float* values, int size, int count, int 
       members[w] = sparse::bits_below(count - 32 * w);
     return;
   }
-  const TopKCut cut = find_cut(values, forced, size, count - forced, memory);
+  const auto key_of = [&](int i) { return base::ordered(__float_as_uint(values[i])); };
+  const TopKCut cut = find_cut(key_of, forced, size, count - forced, memory);
 
   const int warp = static_cast<int>(threadIdx.x / 32), lane = static_cast<int>(threadIdx.x % 32);
   const int warp_words = base::divide_up(num_words, kSelectWarps);
   const int begin = warp * warp_words, end = base::min(begin + warp_words, num_words);
-  const auto key_at = [&](int i) { return i < size ? base::ordered(__float_as_uint(values[i])) : 0u; };
+  const auto key_at = [&](int i) { return i < size ? key_of(i) : 0u; };
   const auto is_tie = [&](int i, std::uint32_t key) { return i >= forced && i < size && key == cut.key; };
 
   // Ties go to the smaller index: each warp needs to know how many lie before its words.

@@ -22,22 +22,21 @@ constexpr std::int64_t tiles_of(KeyRange keys) {
   return keys.end > keys.begin ? (keys.end - keys.begin + kKeyTile - 1) / kKeyTile : 0;
 }
 
-RelativeCounter counter_of(const SparseIndex& index, const HeadIndex& head) {
-  return {index.q_len,       index.kv_len,
-          index.causal,      first_dense_row(index.q_len, head.last_dense_rows),
-          head.tiles.data(), std::ssize(head.tiles)};
+RelativeCounter<TileList> counter_of(const SparseIndex& index, const HeadIndex& head) {
+  return {index.q_len, index.kv_len, index.causal, first_dense_row(index.q_len, head.last_dense_rows),
+          TileList(head.tiles.data(), std::ssize(head.tiles))};
 }
 
 std::int64_t pairs_of_relative(const SparseIndex& index, const HeadIndex& head) {
-  const RelativeCounter counter = counter_of(index, head);
+  const RelativeCounter<TileList> counter = counter_of(index, head);
   std::int64_t pairs = 0;
   for (const std::int32_t start : head.tiles) pairs += counter.pairs_of_tile(start);
-  for (const std::int32_t column : head.columns) pairs += counter.pairs_of_column(column);
+  for (const std::int32_t column : head.columns) pairs += counter.count_of_column(column).pairs;
   return pairs;
 }
 
 HeadWork work_of_relative(const SparseIndex& index, const HeadIndex& head) {
-  const RelativeCounter counter = counter_of(index, head);
+  const RelativeCounter<TileList> counter = counter_of(index, head);
   HeadWork work{.row_slices = counter.row_slices()};
   for (std::size_t i = 0; i < head.tiles.size();) {
     const std::int32_t highest = head.tiles[i];
@@ -48,7 +47,7 @@ HeadWork work_of_relative(const SparseIndex& index, const HeadIndex& head) {
     }
     work.runs += counter.slices_with_run(lowest, highest);
   }
-  for (const std::int32_t column : head.columns) work.columns += counter.slices_with_column(column);
+  for (const std::int32_t column : head.columns) work.columns += counter.count_of_column(column).slices;
   return work;
 }
 

@@ -37,4 +37,34 @@ struct CoverWord {
   }
 };
 
+// The tiles of a finished walk, to be looked up: for each word, how many tiles begin before it, and its state.
+// Borrowed.
+class TileTable {
+ public:
+  static MINFERENCE_HD constexpr std::uint32_t entry(std::int32_t tiles_before, CoverState state) {
+    return static_cast<std::uint32_t>(tiles_before) << kStateBits | static_cast<std::uint32_t>(state);
+  }
+
+  MINFERENCE_HD constexpr TileTable(const std::uint32_t* entries, std::int64_t num_words,
+                                    std::int64_t num_tiles)
+      : entries_(entries), num_words_(num_words), num_tiles_(num_tiles) {}
+
+  // How many begin above `start`.
+  MINFERENCE_HD constexpr std::int64_t above(std::int64_t start) const {
+    if (start >= 0) return 0;
+    const auto offset = static_cast<std::uint64_t>(-start);
+    const auto word = static_cast<std::int64_t>(offset / kKeyTile);
+    if (word >= num_words_) return num_tiles_;
+    const std::uint32_t entry = entries_[word];
+    return (entry >> kStateBits) + ((entry & kStateMask) < offset % kKeyTile);
+  }
+
+ private:
+  static constexpr int kStateBits = 7;  // states up to kNoTile; 2^25 words of kMaxLength offsets
+  static constexpr std::uint32_t kStateMask = (1u << kStateBits) - 1;
+
+  const std::uint32_t* entries_;
+  std::int64_t num_words_, num_tiles_;
+};
+
 }  // namespace minference::sparse

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "sparse/cover.h"
+#include "sparse/relative_count.h"
 
 namespace minference::sparse {
 namespace {
@@ -70,6 +71,27 @@ TEST(CoverScan, StretchesCompose) {
       composed = table[composed];
     }
     ASSERT_EQ(composed, whole);
+  });
+}
+
+TEST(CoverScan, TheTableCountsTilesAsTheirListDoes) {
+  std::mt19937 rng(11);
+  for_random_lists([&](const std::vector<std::int32_t>& offsets, std::int64_t kv_len) {
+    std::vector<std::int32_t> tiles;
+    std::vector<std::uint32_t> entries;
+    CoverState state = kNoTile;
+    for (const CoverWord& word : words_of(offsets, kv_len)) {
+      state = word.next(state);
+      entries.push_back(TileTable::entry(static_cast<std::int32_t>(tiles.size()), state));
+      if (state != kNoTile) tiles.push_back(-static_cast<std::int32_t>(64 * (entries.size() - 1) + state));
+    }
+    const TileList list(tiles.data(), std::ssize(tiles));
+    const TileTable table(entries.data(), std::ssize(entries), std::ssize(tiles));
+    for (int i = 0; i < 200; ++i) {
+      const std::int64_t start = static_cast<std::int64_t>(rng() % (kv_len + 400)) - kv_len - 200;
+      ASSERT_EQ(table.above(start), list.above(start)) << "kv_len " << kv_len << ", start " << start;
+    }
+    for (const std::int32_t tile : tiles) ASSERT_EQ(table.above(tile), list.above(tile));
   });
 }
 

@@ -38,14 +38,43 @@ struct BlockRun {
   std::int64_t position;
 };
 
-// A relative index over the first `sparse_rows` rows of a call. `tiles` is borrowed.
+// Tiles of a relative index, in a list of their starts, descending. Borrowed.
+class TileList {
+ public:
+  MINFERENCE_HD constexpr TileList(const std::int32_t* starts, std::int64_t count)
+      : starts_(starts), count_(count) {}
+
+  // How many begin above `start`.
+  MINFERENCE_HD constexpr std::int64_t above(std::int64_t start) const {
+    std::int64_t low = 0, high = count_;
+    while (low < high) {
+      const std::int64_t middle = (low + high) / 2;
+      if (starts_[middle] > start) {
+        low = middle + 1;
+      } else {
+        high = middle;
+      }
+    }
+    return low;
+  }
+
+ private:
+  const std::int32_t* starts_;
+  std::int64_t count_;
+};
+
+// What an index computes of a column outside all tiles: in how many row slices, and how many pairs.
+struct ColumnCount {
+  std::int64_t slices, pairs;
+};
+
+// A relative index over the first `sparse_rows` rows of a call. Tiles: as TileList.
+template <class Tiles>
 class RelativeCounter {
  public:
   MINFERENCE_HD constexpr RelativeCounter(std::int64_t q_len, std::int64_t kv_len, bool causal,
-                                          std::int64_t sparse_rows, const std::int32_t* tiles,
-                                          std::int64_t num_tiles)
+                                          std::int64_t sparse_rows, Tiles tiles)
       : tiles_(tiles),
-        num_tiles_(num_tiles),
         origin_(position_of_row(q_len, kv_len, 0)),
         kv_len_(kv_len),
         causal_(causal),
@@ -56,21 +85,18 @@ class RelativeCounter {
   MINFERENCE_HD constexpr std::int64_t pairs_of_tile(std::int64_t start) const {
     return pairs_of_tile(full_, start) + pairs_of_tile(rest_, start);
   }
-  MINFERENCE_HD constexpr std::int64_t pairs_of_column(std::int64_t column) const {
-    return pairs_of_column(full_, column) + pairs_of_column(rest_, column);
+  MINFERENCE_HD constexpr ColumnCount count_of_column(std::int64_t column) const {
+    const ColumnCount full = count_of_column(full_, column), rest = count_of_column(rest_, column);
+    return {full.slices + rest.slices, full.pairs + rest.pairs};
   }
 
   MINFERENCE_HD constexpr std::int64_t row_slices() const { return rest_.end; }
-  // Row slices that compute some key of the tile, or of a run of tiles from the lowest to the highest start, and
-  // those that compute the column outside all tiles.
+  // Row slices that compute some key of the tile, or of a run of tiles from the lowest to the highest start.
   MINFERENCE_HD constexpr std::int64_t slices_with_tile(std::int64_t start) const {
     return slices_with_run(start, start);
   }
   MINFERENCE_HD constexpr std::int64_t slices_with_run(std::int64_t lowest, std::int64_t highest) const {
     return blocks_with_run(full_, lowest, highest) + blocks_with_run(rest_, lowest, highest);
-  }
-  MINFERENCE_HD constexpr std::int64_t slices_with_column(std::int64_t column) const {
-    return blocks_with_column(full_, column) + blocks_with_column(rest_, column);
   }
 
  private:
@@ -81,24 +107,9 @@ class RelativeCounter {
     return floor_of_blocks(key - start - origin_);
   }
 
-  // Tiles, which descend, whose row block with `key` comes before `block`.
+  // Tiles whose row block with `key` comes before `block`.
   MINFERENCE_HD constexpr std::int64_t tiles_before(std::int64_t block, std::int64_t key) const {
-    std::int64_t low = 0, high = num_tiles_;
-    while (low < high) {
-      const std::int64_t middle = (low + high) / 2;
-      if (block_where(tiles_[middle], key) < block) {
-        low = middle + 1;
-      } else {
-        high = middle;
-      }
-    }
-    return low;
-  }
-
-  // Row blocks in [begin, end) that have `key` in a tile.
-  MINFERENCE_HD constexpr std::int64_t blocks_covering(std::int64_t key, std::int64_t begin,
-                                                       std::int64_t end) const {
-    return begin < end ? tiles_before(end, key) - tiles_before(begin, key) : 0;
+    return tiles_.above(key - origin_ - block * kRowBlock);
   }
 
   MINFERENCE_HD constexpr std::int64_t pairs_of_tile(const BlockRun& run, std::int64_t start) const {
@@ -118,40 +129,31 @@ class RelativeCounter {
            base::clamp(block_where(highest, 0), run.begin, run.end);
   }
 
-  MINFERENCE_HD constexpr std::int64_t uncovered_blocks(std::int64_t key, std::int64_t begin,
-                                                        std::int64_t end) const {
-    return base::max<std::int64_t>(end - begin, 0) - blocks_covering(key, begin, end);
+  // The first row block of a run whose last row stands at or after the column; the run's end if none does.
+  MINFERENCE_HD constexpr std::int64_t first_block_with(const BlockRun& run, std::int64_t column) const {
+    if (!causal_) return run.begin;
+    const std::int64_t blocks = floor_of_blocks(column - run.position - run.rows + kRowBlock);
+    return base::clamp(run.begin + blocks, run.begin, run.end);
   }
 
-  MINFERENCE_HD constexpr std::int64_t pairs_of_column(const BlockRun& run, std::int64_t column) const {
-    if (!causal_) return run.rows * uncovered_blocks(column, run.begin, run.end);
-    // All rows of the row blocks from `below` on stand at or after the column; of the one before, some may.
-    const std::int64_t below =
-        base::clamp(run.begin + floor_of_blocks(column - run.position + kRowBlock - 1), run.begin, run.end);
-    std::int64_t pairs = run.rows * uncovered_blocks(column, below, run.end);
-    if (below > run.begin) {
-      const std::int64_t rows = run.position + (below - 1 - run.begin) * kRowBlock + run.rows - column;
-      if (rows > 0) pairs += rows * uncovered_blocks(column, below - 1, below);
-    }
-    return pairs;
-  }
-
-  MINFERENCE_HD constexpr std::int64_t blocks_with_column(const BlockRun& run, std::int64_t column) const {
-    std::int64_t begin = run.begin;
-    if (causal_) {
-      // The first row block whose last row stands at or after the column.
-      begin += floor_of_blocks(column - run.position - run.rows + kRowBlock);
-      begin = base::clamp(begin, run.begin, run.end);
-    }
-    return run.end - begin - blocks_covering(column, begin, run.end);
+  MINFERENCE_HD constexpr ColumnCount count_of_column(const BlockRun& run, std::int64_t column) const {
+    const std::int64_t first = first_block_with(run, column);
+    if (first == run.end) return {0, 0};
+    const std::int64_t before_first = tiles_before(first, column);
+    const std::int64_t slices = run.end - first - (tiles_before(run.end, column) - before_first);
+    // Of the first row block, some rows may stand before the column.
+    const std::int64_t position = run.position + (first - run.begin) * kRowBlock;
+    const std::int64_t rows_before = causal_ ? base::max<std::int64_t>(column - position, 0) : 0;
+    if (rows_before == 0) return {slices, run.rows * slices};
+    const std::int64_t first_slices = 1 - (tiles_before(first + 1, column) - before_first);
+    return {slices, run.rows * slices - rows_before * first_slices};
   }
 
   MINFERENCE_HD constexpr std::int64_t clamp_to_keys(std::int64_t key) const {
     return base::clamp<std::int64_t>(key, 0, kv_len_);
   }
 
-  const std::int32_t* tiles_;
-  std::int64_t num_tiles_;
+  Tiles tiles_;
   std::int64_t origin_, kv_len_;
   bool causal_;
   BlockRun full_, rest_;  // whole row blocks, and the last one where the sparse rows cut it

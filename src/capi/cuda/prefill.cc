@@ -139,6 +139,7 @@ void run_index(const minference_cuda_index_call& call, const LayerPlan& plan) {
 
 struct MemberWorkspace {
   std::uint32_t *columns, *offsets;
+  char* index;
   std::size_t bytes;
 };
 
@@ -147,7 +148,9 @@ MemberWorkspace take_members(const minference_cuda_vertical_slash_call& call) {
   const std::int64_t words = call.num_heads * sparse::member_words(call.kv_len);
   auto* columns = arena.take<std::uint32_t>(words);
   auto* offsets = arena.take<std::uint32_t>(words);
-  return {columns, offsets, arena.used()};
+  auto* index = arena.take<char>(
+      static_cast<std::int64_t>(kernels::cuda::index_workspace_bytes(call.num_heads, call.kv_len)));
+  return {columns, offsets, index, arena.used()};
 }
 
 const minference_cuda_vertical_slash_call& checked(const minference_cuda_vertical_slash_call* given) {
@@ -193,7 +196,7 @@ void run_vertical_slash(const minference_cuda_vertical_slash_call& call) {
                               .tile_capacity = capacity.tiles,
                               .column_capacity = capacity.columns,
                               .out_pairs = call.pairs},
-                             stream);
+                             members.index, stream);
 }
 
 // ---- minference_cuda_prefill

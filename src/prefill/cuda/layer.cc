@@ -179,6 +179,7 @@ struct IndexWorkspace {
   std::uint32_t* offsets;
   char* estimate;
   char* select;
+  char* index;
   float* pooled_query;
   float* pooled_key;
 };
@@ -206,6 +207,8 @@ IndexWorkspace take_index_workspace(const LayerPlan& plan, const HeadPlans& head
       static_cast<std::int64_t>(kernels::estimate_workspace_bytes({.query = plan.query, .key = plan.key})));
   workspace.select = arena.take<char>(static_cast<std::int64_t>(
       kernels::select_workspace_bytes({.kv_len = kv_len, .heads = heads.patterns()})));
+  workspace.index =
+      arena.take<char>(static_cast<std::int64_t>(kernels::index_workspace_bytes(num_heads, kv_len)));
   return workspace;
 }
 
@@ -285,7 +288,7 @@ void build_index(const LayerPlan& plan, const HeadPlans& heads, const IndexOutpu
                         .column_capacity = out.capacity.columns,
                         .out_last_dense_rows = out.last_dense_rows,
                         .out_pairs = out.pairs},
-                       stream);
+                       workspace.index, stream);
 }
 
 // The layer's index stays while attention runs; what was needed to make it does not, and attention's own

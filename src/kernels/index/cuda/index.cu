@@ -1,9 +1,12 @@
+#include <algorithm>
 #include <cub/block/block_scan.cuh>
 
+#include "base/arena.h"
 #include "base/arithmetic.h"
 #include "base/error.h"
 #include "cuda/block.cuh"
 #include "cuda/error.h"
+#include "kernels/index/cuda/cover.cuh"
 #include "kernels/index/cuda/index_cuda.h"
 #include "sparse/cover_scan.h"
 #include "sparse/member_bits.h"
@@ -14,22 +17,36 @@ namespace minference::kernels::cuda {
 namespace {
 
 using minference::cuda::check;
-using minference::cuda::kAllLanes;
 using minference::cuda::Stream;
-using sparse::CoverState;
-using sparse::CoverWord;
 using sparse::DeviceHead;
 using sparse::IndexForm;
-using sparse::kCoverStates;
-using sparse::kNoTile;
 
-constexpr int kThreads = 1024;
-constexpr int kWarps = kThreads / 32;
+constexpr int kThreads = kCoverThreads, kCountThreads = 256;
 using Scan = cub::BlockScan<int, kThreads>;
 
 // Passed by value, so that a captured graph keeps them.
 struct IndexPlans {
   IndexPlan at[kMaxIndexedHeads];
+};
+
+// Row slices of a head's tiles and of its columns, and their pairs.
+struct IndexSums {
+  std::int64_t tiles = 0, columns = 0, pairs = 0;
+};
+
+struct IndexCount {
+  std::int32_t num_tiles, num_columns;
+  std::int32_t parts;  // whose counts are in `sums`
+  IndexSums sums;
+};
+
+struct IndexWorkspace {
+  IndexCount* counts;    // [num_heads]
+  std::uint32_t* table;  // [num_heads, sparse::cover_words(kv_len)]: entries of sparse::TileTable
+
+  IndexWorkspace(base::Arena& arena, std::int64_t num_heads, std::int64_t kv_len)
+      : counts(arena.take<IndexCount>(num_heads)),
+        table(arena.take<std::uint32_t>(num_heads * sparse::cover_words(kv_len))) {}
 };
 
 struct IndexArguments {
@@ -45,195 +62,131 @@ struct IndexArguments {
   std::int32_t tile_capacity, column_capacity;
   std::int32_t* out_last_dense_rows;
   std::int64_t* out_pairs;
+  IndexWorkspace workspace;
+
+  __device__ std::int32_t* tiles_of(int h) const { return out_tiles + std::int64_t{h} * tile_capacity; }
+  __device__ std::int32_t* columns_of(int h) const { return out_columns + std::int64_t{h} * column_capacity; }
+  __device__ std::uint32_t* table_of(int h) const {
+    return workspace.table + h * sparse::cover_words(kv_len);
+  }
 };
 
-// The members of a bitmap, ascending, as far as they fit; returns how many there are.
-__device__ int list_bits(const std::uint32_t* words, int num_words, std::int32_t* members, int capacity,
-                         typename Scan::TempStorage& scan) {
-  int listed = 0;
-  for (int begin = 0; begin < num_words; begin += kThreads) {
-    const int w = begin + static_cast<int>(threadIdx.x);
-    std::uint32_t word = w < num_words ? words[w] : 0u;
-    int at, all;
-    Scan(scan).ExclusiveSum(__popc(word), at, all);
-    __syncthreads();
-    for (at += listed; word != 0; word &= word - 1, ++at)
-      if (at < capacity) members[at] = 32 * w + __ffs(static_cast<int>(word)) - 1;
-    listed += all;
-  }
-  return listed;
+// Two's complement: unsigned addition is the signed one.
+__device__ std::int64_t add_to(std::int64_t& sum, std::int64_t x) {
+  return static_cast<std::int64_t>(
+      atomicAdd(reinterpret_cast<unsigned long long*>(&sum), static_cast<unsigned long long>(x)));
 }
 
-struct CoverMemory {
-  std::uint8_t exit_state[kWarps][kCoverStates];  // of each warp's stretch, from each state before it
-  std::int32_t tiles[kWarps][kCoverStates];       // that begin in the stretch
-  CoverState entry_state[kWarps];
-  std::int32_t first_tile[kWarps];
-  std::int32_t num_tiles;
-};
+// Of the members of a bitmap, ascending, those of the `part`-th kThreads words, as far as all fit; returns how
+// many there are up to there.
+__device__ int list_bits(const std::uint32_t* words, int num_words, int part, std::int32_t* members,
+                         int capacity, typename Scan::TempStorage& scan) {
+  const int first = part * kThreads, w = first + static_cast<int>(threadIdx.x);
+  int before = 0;
+#pragma unroll 4
+  for (int i = threadIdx.x; i < first; i += kThreads) before += __popc(words[i]);
+  before = minference::cuda::block_sum<kThreads>(before);
+  std::uint32_t word = w < num_words ? words[w] : 0u;
+  int at, own;
+  Scan(scan).ExclusiveSum(__popc(word), at, own);
+  for (at += before; word != 0; word &= word - 1, ++at)
+    if (at < capacity) members[at] = 32 * w + __ffs(static_cast<int>(word)) - 1;
+  return before + own;
+}
 
-// sparse/cover_scan.h's walk: each warp takes a stretch of words from every state that it may find there; once
-// the stretches are put together, it walks again from the one it does find.
-class Cover {
- public:
-  __device__ Cover(const std::uint32_t* offsets, std::int64_t kv_len, CoverMemory& memory)
-      : offsets_(offsets),
-        num_bits_words_(static_cast<int>(sparse::member_words(kv_len) / 2)),
-        memory_(memory) {
-    const int num_words = static_cast<int>(sparse::cover_words(kv_len));
-    const int stretch = base::divide_up(num_words, kWarps);
-    begin_ = base::min(warp() * stretch, num_words);
-    end_ = base::min(begin_ + stretch, num_words);
+int parts_of(std::int64_t num_words) {
+  return static_cast<int>(base::max<std::int64_t>(base::divide_up<std::int64_t>(num_words, kThreads), 1));
+}
+
+// Lists the members of head blockIdx.y: its tiles, or the columns of one part.
+__global__ void __launch_bounds__(kThreads)
+    list_index_kernel(const __grid_constant__ IndexArguments arguments,
+                      const __grid_constant__ IndexPlans plans) {
+  const int h = static_cast<int>(blockIdx.y);
+  const IndexPlan& plan = plans.at[h];
+  if (plan.form != IndexForm::relative) return;
+  const int num_words = static_cast<int>(sparse::member_words(arguments.kv_len));
+  const std::int64_t row = static_cast<std::int64_t>(plan.leader) * num_words;
+  IndexCount& count = arguments.workspace.counts[h];
+  if (blockIdx.x == 0) {
+    __shared__ CoverMemory cover;
+    const int num_tiles =
+        Cover(arguments.offsets + row, arguments.kv_len, cover)
+            .list_tiles(arguments.tiles_of(h), arguments.tile_capacity, arguments.table_of(h));
+    if (threadIdx.x == 0) count.num_tiles = num_tiles, count.parts = 0, count.sums = {};
+  } else {
+    __shared__ typename Scan::TempStorage scan;
+    const int num_columns = list_bits(arguments.columns + row, num_words, static_cast<int>(blockIdx.x) - 1,
+                                      arguments.columns_of(h), arguments.column_capacity, scan);
+    if (threadIdx.x == 0 && blockIdx.x == gridDim.x - 1) count.num_columns = num_columns;
   }
+}
 
-  // Tile starts, descending, as far as they fit; returns how many there are.
-  __device__ int list_tiles(std::int32_t* tiles, int capacity) {
-    walk_from_every_state();
-    __syncthreads();
-    if (threadIdx.x == 0) put_together();
-    __syncthreads();
-    walk_from(memory_.entry_state[warp()], memory_.first_tile[warp()], tiles, capacity);
-    return memory_.num_tiles;
+// Adds a CTA's part of the lists' tiles and columns to the head's sums; integers, in any order.
+__device__ void count_part(const IndexArguments& arguments, const IndexPlan& plan, int h, IndexCount& count) {
+  const std::int64_t sparse_rows = sparse::first_dense_row(arguments.q_len, plan.last_dense_rows);
+  const sparse::TileTable table(arguments.table_of(h), sparse::cover_words(arguments.kv_len),
+                                count.num_tiles);
+  const sparse::RelativeCounter counter(arguments.q_len, arguments.kv_len, true, sparse_rows, table);
+  const int first = static_cast<int>(blockIdx.x) * kCountThreads + static_cast<int>(threadIdx.x);
+  const int stride = static_cast<int>(gridDim.x) * kCountThreads;
+  const std::int32_t *tiles = arguments.tiles_of(h), *columns = arguments.columns_of(h);
+  IndexSums sums;
+  for (int i = first; i < count.num_tiles; i += stride) {
+    sums.tiles += counter.slices_with_tile(tiles[i]);
+    sums.pairs += counter.pairs_of_tile(tiles[i]);
   }
-
- private:
-  static __device__ int warp() { return static_cast<int>(threadIdx.x / 32); }
-  static __device__ int lane() { return static_cast<int>(threadIdx.x % 32); }
-
-  __device__ std::uint64_t bits(int word) const {
-    if (word < 0 || word >= num_bits_words_) return 0;
-    return reinterpret_cast<const std::uint64_t*>(offsets_)[word];
-  }
-
-  // Word `begin + lane` in each lane, packed for broadcasting.
-  __device__ int packed_word(int begin) const {
-    const int word = begin + lane();
-    const std::uint64_t before = bits(word - 1), here = bits(word);
-    const int last_before = 63 - __clzll(static_cast<long long>(before));
-    const int first = here == 0 ? kNoTile : __ffsll(static_cast<long long>(here)) - 1;
-    return (last_before + 1) << 8 | first;
-  }
-  static __device__ CoverWord unpack(int packed) { return {(packed >> 8) - 1, packed & 255}; }
-
-  __device__ void walk_from_every_state() {
-    // Lane l walks from states l and l + 32; all of them from kNoTile.
-    CoverState state[3] = {lane(), lane() + 32, kNoTile};
-    int tiles[3] = {};
-    for (int begin = begin_; begin < end_; begin += 32) {
-      const int packed = packed_word(begin);
-      for (int i = 0; i < base::min(32, end_ - begin); ++i) {
-        const CoverWord word = unpack(__shfl_sync(kAllLanes, packed, i));
-#pragma unroll
-        for (int s = 0; s < 3; ++s) {
-          state[s] = word.next(state[s]);
-          tiles[s] += state[s] != kNoTile;
-        }
-      }
-    }
-#pragma unroll
-    for (int s = 0; s < 3; ++s) {
-      const int entry = s < 2 ? lane() + 32 * s : kNoTile;
-      if (s == 2 && lane() > 0) break;
-      memory_.exit_state[warp()][entry] = static_cast<std::uint8_t>(state[s]);
-      memory_.tiles[warp()][entry] = tiles[s];
-    }
-  }
-
-  __device__ void put_together() {
-    CoverState state = kNoTile;
-    int tiles = 0;
-    for (int w = 0; w < kWarps; ++w) {
-      memory_.entry_state[w] = state;
-      memory_.first_tile[w] = tiles;
-      tiles += memory_.tiles[w][state];
-      state = memory_.exit_state[w][state];
-    }
-    memory_.num_tiles = tiles;
-  }
-
-  __device__ void walk_from(CoverState state, int next_tile, std::int32_t* tiles, int capacity) const {
-    for (int begin = begin_; begin < end_; begin += 32) {
-      const int packed = packed_word(begin);
-      CoverState own = kNoTile;  // behind word begin + lane
-      for (int i = 0; i < base::min(32, end_ - begin); ++i) {
-        state = unpack(__shfl_sync(kAllLanes, packed, i)).next(state);
-        if (i == lane()) own = state;
-      }
-      const std::uint32_t begins = __ballot_sync(kAllLanes, own != kNoTile);
-      const int at = next_tile + __popc(begins & sparse::bits_below(lane()));
-      if (own != kNoTile && at < capacity) tiles[at] = -(64 * (begin + lane()) + own);
-      next_tile += __popc(begins);
-    }
-  }
-
-  const std::uint32_t* offsets_;
-  int num_bits_words_;
-  int begin_, end_;  // words of this warp's stretch
-  CoverMemory& memory_;
-};
-
-struct Counted {
-  double cost;
-  std::int64_t pairs;
-};
-
-__device__ Counted count(const IndexArguments& arguments, const IndexPlan& plan, const std::int32_t* tiles,
-                         int num_tiles, const std::int32_t* columns, int num_columns) {
-  const sparse::RelativeCounter counter(arguments.q_len, arguments.kv_len, true,
-                                        sparse::first_dense_row(arguments.q_len, plan.last_dense_rows), tiles,
-                                        num_tiles);
-  std::int64_t listed_tiles = 0, listed_columns = 0, pairs = 0;
-  for (int i = threadIdx.x; i < num_tiles; i += kThreads) {
-    listed_tiles += counter.slices_with_tile(tiles[i]);
-    pairs += counter.pairs_of_tile(tiles[i]);
-  }
-  for (int i = threadIdx.x; i < num_columns; i += kThreads) {
-    listed_columns += counter.slices_with_column(columns[i]);
-    pairs += counter.pairs_of_column(columns[i]);
+  for (int i = first; i < count.num_columns; i += stride) {
+    const sparse::ColumnCount column = counter.count_of_column(columns[i]);
+    sums.columns += column.slices;
+    sums.pairs += column.pairs;
   }
   using minference::cuda::block_sum;
-  listed_tiles = block_sum<kThreads>(listed_tiles);
-  listed_columns = block_sum<kThreads>(listed_columns);
-  pairs = block_sum<kThreads>(pairs);
-  const IndexCosts& costs = arguments.costs;
-  return {static_cast<double>(listed_tiles) * costs.tile +
-              static_cast<double>(listed_columns) * costs.column +
-              static_cast<double>(counter.row_slices()) * costs.slice + plan.dense_rows_cost,
-          pairs + plan.pairs};
+  sums = {block_sum<kCountThreads>(sums.tiles), block_sum<kCountThreads>(sums.columns),
+          block_sum<kCountThreads>(sums.pairs)};
+  if (threadIdx.x > 0) return;
+  add_to(count.sums.tiles, sums.tiles);
+  add_to(count.sums.columns, sums.columns);
+  add_to(count.sums.pairs, sums.pairs);
 }
 
-// One CTA a head.
-__global__ void __launch_bounds__(kThreads)
-    index_kernel(const __grid_constant__ IndexArguments arguments, const __grid_constant__ IndexPlans plans) {
-  __shared__ typename Scan::TempStorage scan;
-  __shared__ CoverMemory cover;
-  const int h = static_cast<int>(blockIdx.x);
+__device__ double cost_of(const IndexArguments& arguments, const IndexPlan& plan, const IndexSums& sums) {
+  const std::int64_t sparse_rows = sparse::first_dense_row(arguments.q_len, plan.last_dense_rows);
+  const IndexCosts& costs = arguments.costs;
+  return static_cast<double>(sums.tiles) * costs.tile + static_cast<double>(sums.columns) * costs.column +
+         static_cast<double>(base::divide_up(sparse_rows, sparse::kRowBlock)) * costs.slice +
+         plan.dense_rows_cost;
+}
+
+// Counts the lists of head blockIdx.y, in parts; the last part to end decides what the head computes.
+__global__ void __launch_bounds__(kCountThreads)
+    count_index_kernel(const __grid_constant__ IndexArguments arguments,
+                       const __grid_constant__ IndexPlans plans) {
+  const int h = static_cast<int>(blockIdx.y);
   const IndexPlan& plan = plans.at[h];
-  DeviceHead head;
+  DeviceHead head{plan.form, 0, 0, plan.sink, plan.local};
   std::int64_t pairs = plan.pairs;
   if (plan.form == IndexForm::relative) {
-    const int num_words = static_cast<int>(sparse::member_words(arguments.kv_len));
-    const std::int64_t row = static_cast<std::int64_t>(plan.leader) * num_words;
-    std::int32_t* columns = arguments.out_columns + static_cast<std::int64_t>(h) * arguments.column_capacity;
-    std::int32_t* tiles = arguments.out_tiles + static_cast<std::int64_t>(h) * arguments.tile_capacity;
-    const int num_columns =
-        list_bits(arguments.columns + row, num_words, columns, arguments.column_capacity, scan);
-    const int num_tiles =
-        Cover(arguments.offsets + row, arguments.kv_len, cover).list_tiles(tiles, arguments.tile_capacity);
-    __syncthreads();
+    IndexCount& count = arguments.workspace.counts[h];
+    head = {};
     pairs = arguments.all_pairs;
-    // Uniform in the CTA.
-    if (num_columns <= arguments.column_capacity && num_tiles <= arguments.tile_capacity) {
-      const Counted counted = count(arguments, plan, tiles, num_tiles, columns, num_columns);
-      if (counted.cost < arguments.dense_cost) {
-        head = {IndexForm::relative, num_tiles, num_columns, 0, 0};
-        pairs = counted.pairs;
-      }
+    // Uniform in the head's CTAs.
+    const bool fits =
+        count.num_columns <= arguments.column_capacity && count.num_tiles <= arguments.tile_capacity;
+    if (fits) count_part(arguments, plan, h, count);
+    if (threadIdx.x > 0) return;
+    __threadfence();
+    if (atomicAdd(&count.parts, 1) + 1 < static_cast<int>(gridDim.x)) return;
+    __threadfence();
+    const IndexSums sums{add_to(count.sums.tiles, 0), add_to(count.sums.columns, 0),
+                         add_to(count.sums.pairs, 0)};
+    if (fits && cost_of(arguments, plan, sums) < arguments.dense_cost) {
+      head = {IndexForm::relative, count.num_tiles, count.num_columns, 0, 0};
+      pairs = plan.pairs + sums.pairs;
     }
-  } else {
-    head = {plan.form, 0, 0, plan.sink, plan.local};
+  } else if (blockIdx.x > 0 || threadIdx.x > 0) {
+    return;
   }
-  if (threadIdx.x > 0) return;
   arguments.out_heads[h] = head;
   if (arguments.out_last_dense_rows != nullptr)
     arguments.out_last_dense_rows[h] = head.form == IndexForm::all ? 0 : plan.last_dense_rows;
@@ -258,19 +211,27 @@ __global__ void __launch_bounds__(kThreads)
     list_kernel(const std::uint32_t* bitmaps, std::int64_t kv_len, std::int32_t* members, int capacity,
                 std::int32_t* counts) {
   __shared__ typename Scan::TempStorage scan;
-  const std::int64_t h = blockIdx.x, num_words = sparse::member_words(kv_len);
-  const int count =
-      list_bits(bitmaps + h * num_words, static_cast<int>(num_words), members + h * capacity, capacity, scan);
-  if (threadIdx.x == 0) counts[h] = count;
+  const std::int64_t h = blockIdx.y, num_words = sparse::member_words(kv_len);
+  const int count = list_bits(bitmaps + h * num_words, static_cast<int>(num_words),
+                              static_cast<int>(blockIdx.x), members + h * capacity, capacity, scan);
+  if (threadIdx.x == 0 && blockIdx.x == gridDim.x - 1) counts[h] = count;
 }
 
 }  // namespace
 
-void build_index(const DeviceIndexCall& call, Stream stream) {
+std::size_t index_workspace_bytes(std::int64_t num_heads, std::int64_t kv_len) {
+  base::Arena arena(nullptr);
+  IndexWorkspace(arena, num_heads, kv_len);
+  return arena.used();
+}
+
+void build_index(const DeviceIndexCall& call, void* workspace, Stream stream) {
   base::require(std::ssize(call.heads) <= kMaxIndexedHeads, "heads", "must be at most 128", call.heads.size(),
                 base::ErrorCode::unsupported);
   IndexPlans plans;
   std::copy(call.heads.begin(), call.heads.end(), plans.at);
+  base::Arena arena(workspace);
+  const auto num_heads = std::ssize(call.heads);
   const IndexArguments arguments{.q_len = call.q_len,
                                  .kv_len = call.kv_len,
                                  .columns = call.columns,
@@ -284,9 +245,23 @@ void build_index(const DeviceIndexCall& call, Stream stream) {
                                  .tile_capacity = call.tile_capacity,
                                  .column_capacity = call.column_capacity,
                                  .out_last_dense_rows = call.out_last_dense_rows,
-                                 .out_pairs = call.out_pairs};
-  index_kernel<<<static_cast<unsigned>(call.heads.size()), kThreads, 0, stream>>>(arguments, plans);
-  check(cudaGetLastError(), "launching the index");
+                                 .out_pairs = call.out_pairs,
+                                 .workspace = IndexWorkspace(arena, num_heads, call.kv_len)};
+  const bool any_lists =
+      std::ranges::any_of(call.heads, [](const IndexPlan& plan) { return plan.form == IndexForm::relative; });
+  const auto heads = static_cast<unsigned>(num_heads);
+  if (any_lists) {
+    const auto parts = static_cast<unsigned>(parts_of(sparse::member_words(call.kv_len)));
+    list_index_kernel<<<dim3(1 + parts, heads), kThreads, 0, stream>>>(arguments, plans);
+    check(cudaGetLastError(), "launching the listing of an index");
+  }
+  constexpr int kMostParts = 32, kThreadMembers = 8;
+  const std::int64_t most = base::max(call.tile_capacity, call.column_capacity);
+  const std::int64_t parts =
+      any_lists ? base::clamp<std::int64_t>(most / (kCountThreads * kThreadMembers), 1, kMostParts) : 1;
+  count_index_kernel<<<dim3(static_cast<unsigned>(parts), heads), kCountThreads, 0, stream>>>(arguments,
+                                                                                              plans);
+  check(cudaGetLastError(), "launching the counting of an index");
 }
 
 void mark_members(const DeviceMembers& lists, std::int64_t num_heads, std::int64_t kv_len,
@@ -304,8 +279,9 @@ void mark_members(const DeviceMembers& lists, std::int64_t num_heads, std::int64
 
 void list_members(const std::uint32_t* bitmaps, std::int64_t num_heads, std::int64_t kv_len,
                   std::int32_t* members, std::int32_t capacity, std::int32_t* counts, Stream stream) {
-  list_kernel<<<static_cast<unsigned>(num_heads), kThreads, 0, stream>>>(bitmaps, kv_len, members, capacity,
-                                                                         counts);
+  const dim3 grid(static_cast<unsigned>(parts_of(sparse::member_words(kv_len))),
+                  static_cast<unsigned>(num_heads));
+  list_kernel<<<grid, kThreads, 0, stream>>>(bitmaps, kv_len, members, capacity, counts);
   check(cudaGetLastError(), "launching the listing of members");
 }
 

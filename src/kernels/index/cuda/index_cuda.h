@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <span>
 
@@ -53,8 +54,11 @@ struct DeviceIndexCall {
   std::int64_t* out_pairs = nullptr;  // [num_query_heads] computed pairs, each once; nullptr: not wanted
 };
 
-// Asynchronous on `stream`, without host synchronisation; needs no workspace.
-void build_index(const DeviceIndexCall& call, minference::cuda::Stream stream);
+// Bytes of device memory that build_index() needs where a head is `relative`.
+std::size_t index_workspace_bytes(std::int64_t num_heads, std::int64_t kv_len);
+
+// Asynchronous on `stream`, without host synchronisation. `workspace` is aligned to 256 bytes.
+void build_index(const DeviceIndexCall& call, void* workspace, minference::cuda::Stream stream);
 
 // Lists of members, in any order, duplicates allowed, to bitmaps. A member outside [0, kv_len) is left out.
 struct DeviceMembers {

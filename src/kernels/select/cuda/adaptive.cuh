@@ -111,11 +111,17 @@ class AdaptiveMembers {
     const int num_words = static_cast<int>(sparse::member_words(head_.length));
     const int first = chunk * kMemberWords, lane = static_cast<int>(threadIdx.x % 32);
     const int warp_first = first + static_cast<int>(threadIdx.x / 32) * kWarpWords;
+    float own[kWarpWords];  // all on their way before the first is needed
 #pragma unroll
-    for (int w = warp_first; w < warp_first + kWarpWords; ++w) {
-      const int key = 32 * w + lane;
+    for (int i = 0; i < kWarpWords; ++i) {
+      const int distance = head_.length - 1 - (32 * (warp_first + i) + lane);
+      own[i] = distance >= 0 ? head_.own[distance] : -1.0f;
+    }
+#pragma unroll
+    for (int i = 0; i < kWarpWords; ++i) {
+      const int w = warp_first + i, key = 32 * w + lane;
       const std::uint32_t word =
-          __ballot_sync(minference::cuda::kAllLanes, key < head_.length && keeps_column(key));
+          __ballot_sync(minference::cuda::kAllLanes, key < head_.length && keeps_column(key, own[i]));
       if (lane == 0 && w < num_words) head_.columns[w] = word;
     }
     const int w = first + static_cast<int>(threadIdx.x);
@@ -123,10 +129,9 @@ class AdaptiveMembers {
   }
 
  private:
-  __device__ bool keeps_column(int key) const {
+  __device__ bool keeps_column(int key, float own) const {
     if (key < kForcedColumns) return true;
     const int distance = head_.length - 1 - key;
-    const float own = head_.own[distance];
     if (own > cuts_.least_own || (own == cuts_.least_own && distance >= cuts_.least_distance)) return true;
     return cuts_.threshold > 0 && worth_of_column(own, head_.columns_per_tile) >= cuts_.threshold;
   }

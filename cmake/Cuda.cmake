@@ -39,6 +39,7 @@ minference_cuda_library(minference_cuda_sm90 OBJECT 90a-real
   ${attention}/sm90/blocks.cu
   ${attention}/sm90/launch.cu
   ${attention}/sm90/prepare.cu
+  ${attention}/sm90/squares.cu
   ${attention}/sm90/instantiations/bf16_d64.cu
   ${attention}/sm90/instantiations/bf16_d96.cu
   ${attention}/sm90/instantiations/bf16_d128.cu

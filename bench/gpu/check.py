@@ -13,6 +13,7 @@ import sys
 import torch
 from attention_library import ALL, BLOCKS, RELATIVE, WINDOW, DeviceIndex, HeadIndex, Library
 from reference import attend, visible
+from selection import random_squares
 
 TOLERANCE = {torch.float16: 1e-3, torch.bfloat16: 4e-3}
 LSE_TOLERANCE = 1e-3
@@ -31,6 +32,19 @@ def random_blocks(rng: random.Random, q_len: int, kv_len: int) -> HeadIndex:
         else:
             lists.append(tuple(j for j in range(-(-kv_len // 64)) if rng.random() < share))
     return HeadIndex(BLOCKS, blocks=tuple(lists))
+
+
+def heads_of_squares(rng: random.Random, heads: int, q_len: int, kv_len: int) -> list[HeadIndex]:
+    """Squares in all heads, some of which compute all pairs; or in all but one."""
+    drawn = [
+        HeadIndex()
+        if rng.random() < 0.2
+        else random_squares(kv_len, rng.choice([0.1, 0.5, 0.9]), rng.randrange(1000), kv_len - q_len)
+        for _ in range(heads)
+    ]
+    if rng.random() < 0.3:
+        drawn[rng.randrange(heads)] = random_blocks(rng, q_len, kv_len)
+    return drawn
 
 
 def random_relative(rng: random.Random, kv_len: int) -> HeadIndex:
@@ -77,7 +91,9 @@ class Case:
             dim=rng.choice([64, 96, 128, 256, 256]),
             kv_heads=kv_heads,
             group=group,
-            q_len=rng.choice([kv_len, kv_len, 1, min(kv_len, 100), kv_len - kv_len // 3]),
+            q_len=rng.choice(
+                [kv_len, kv_len, 1, min(kv_len, 100), kv_len - kv_len // 3, kv_len - kv_len // 384 * 128]
+            ),
             kv_len=kv_len,
             causal=rng.random() >= 0.25,
             pad=rng.choice([8, 8, 1, 3]) if everything else 8,
@@ -92,6 +108,8 @@ class Case:
             if case.causal and rng.random() < 0.2:
                 forms = [BLOCKS]
             case.heads = [random_head(rng, forms, case.q_len, kv_len) for _ in range(kv_heads * group)]
+            if case.causal and (kv_len - case.q_len) % 128 == 0 and rng.random() < 0.4:
+                case.heads = heads_of_squares(rng, kv_heads * group, case.q_len, kv_len)
             if everything and rng.random() < 0.4:
                 for head in case.heads:
                     head.last_dense_rows = rng.choice([0, 0, 1, 17, 64, 100, kv_len])

@@ -50,18 +50,19 @@ def top_blocks(query: torch.Tensor, key: torch.Tensor, top_k: int) -> HeadIndex:
     return HeadIndex(BLOCKS, blocks=tuple(tuple(j for j in row if j <= b) for b, row in enumerate(kept)))
 
 
-def random_squares(num_tokens: int, share: float, seed: int) -> HeadIndex:
-    """num_tokens a multiple of 128: random squares of 128 rows by 128 keys, the diagonal's among them."""
+def random_squares(num_tokens: int, share: float, seed: int, first_row: int = 0) -> HeadIndex:
+    """Random squares of 128 rows by 128 keys, the diagonal's among them, of the rows from `first_row` on, a multiple of
+    128."""
     rng = random.Random(seed)
     lists: list[tuple[int, ...]] = []
-    for square in range(num_tokens // 128):
+    for square in range(first_row // 128, -(-num_tokens // 128)):
         others = rng.sample(range(square), round(share * (square + 1) - 0.5))
         squares = sorted([*others, square])
         lists += [
             tuple(j for s in squares for j in (2 * s, 2 * s + 1) if j <= b)
             for b in (2 * square, 2 * square + 1)
         ]
-    return HeadIndex(BLOCKS, blocks=tuple(lists))
+    return HeadIndex(BLOCKS, blocks=tuple(lists[: -(-(num_tokens - first_row) // 64)]))
 
 
 def count_pairs(head: HeadIndex, num_tokens: int) -> int:

@@ -1,30 +1,13 @@
 // Makes the items of heads whose row blocks each have a list of key blocks: paired_lists.h has the rule.
 #include "cuda/error.h"
 #include "cuda/math.cuh"
-#include "kernels/attention/cuda/sm90/count_below.h"
-#include "kernels/attention/cuda/sm90/paired_lists.h"
-#include "kernels/attention/cuda/sm90/plan.h"
+#include "kernels/attention/cuda/sm90/block_lists.cuh"
 
 namespace minference::kernels::cuda::sm90 {
 
 namespace {
 
 using minference::cuda::kAllLanes;
-
-constexpr int kItemsOfBlock = 8;  // one a warp
-constexpr int kLanes = 32;
-
-// Of one row block, those before its last row's end, ascending.
-struct KeyBlocks {
-  const std::int32_t* blocks;
-  std::int32_t count;
-  std::int32_t far;  // those before the first near block
-
-  __device__ bool holds(std::int32_t block) const {
-    const int at = count_below(blocks, far, block);
-    return at < far && blocks[at] == block;
-  }
-};
 
 // Walks a half's far blocks in descending order, a lane a block. Calls visit(block, is_shared, rank) with the
 // block's rank among those that both halves list, or among those that this half lists alone; returns how many are
@@ -81,22 +64,10 @@ __global__ void __launch_bounds__(kItemsOfBlock* kLanes)
   const int pair = static_cast<int>(blockIdx.x * kItemsOfBlock + threadIdx.x / kLanes);
   const int lane = static_cast<int>(threadIdx.x) % kLanes;
   if (index.heads[head].form != sparse::IndexForm::blocks || pair >= plan.schedule.items_per_head) return;
-
-  const int num_row_blocks = base::divide_up(plan.q_len, kHalfRows);
-  // Masks are for blocks that may reach behind some row; without the causal rule, for the one that holds the last key.
-  const int position = plan.kv_len - plan.q_len + pair * kItemRows;
-  const int first_near = (plan.causal != 0 ? position : plan.kv_len - 1) / kTileKeys;
-  const std::int32_t* offsets = index.row_offsets + static_cast<std::int64_t>(head) * (num_row_blocks + 1);
-  const std::int32_t* head_blocks = index.key_blocks + static_cast<std::int64_t>(head) * index.block_capacity;
-  KeyBlocks listed[2];
-  for (int half = 0; half < 2; ++half) {
-    const int row_block = min(2 * pair + half, num_row_blocks), next = min(row_block + 1, num_row_blocks);
-    KeyBlocks& blocks = listed[half];
-    blocks.blocks = head_blocks + offsets[row_block];
-    const int last_key = plan.causal != 0 ? position + (half + 1) * kHalfRows - 1 : plan.kv_len - 1;
-    blocks.count = count_below(blocks.blocks, offsets[next] - offsets[row_block], last_key / kTileKeys + 1);
-    blocks.far = count_below(blocks.blocks, blocks.count, first_near);
-  }
+  if (plan.not_squares != nullptr && *plan.not_squares == 0) return;  // squares.cu has made them
+  const BlockItem block_item = BlockItem::of(index, plan, head, pair);
+  const KeyBlocks(&listed)[2] = block_item.listed;
+  const std::int32_t first_near = block_item.first_near;
 
   PairedLists<TilesAStep> lists = {};
   for (int half = 0; half < 2; ++half)
@@ -107,16 +78,8 @@ __global__ void __launch_bounds__(kItemsOfBlock* kLanes)
   // A call whose rows see nothing takes a step over a blank entry in each half.
   const bool nothing = lists.nothing();
 
-  Item item = {};
-  item.head = head;
-  item.first_row = pair * kItemRows;
-  item.local = -1;
+  Item item = block_item.start();
   item.lower_late = nothing ? 0 : lists.lower_late();
-  const auto at = static_cast<std::int32_t>(2 * offsets[min(2 * pair, num_row_blocks)] +
-                                            words_of_paired_lists(0) * pair + head * plan.block_words);
-  const std::int32_t num_lists = plan.schedule.num_kv_heads * plan.schedule.group + 1;
-  item.entries_at = num_lists * plan.entry_capacity + at;
-  item.order_at[0] = 2 * num_lists * plan.entry_capacity + at;
   item.order_at[1] = item.order_at[0] + base::round_up(lists.all_places(0), 2);
   item.num_entries = nothing ? 1 : lists.num_entries();
   const ItemLists out = {plan.entries + item.entries_at,
@@ -124,7 +87,7 @@ __global__ void __launch_bounds__(kItemsOfBlock* kLanes)
   for (int half = 0; half < 2; ++half) {
     item.tiles[half] = nothing ? 1 : lists.all_places(half);
     item.plain_steps[half] =
-        nothing ? 0 : lists.plain_steps(half, plan.causal == 0 || position % kTileKeys == 0);
+        nothing ? 0 : lists.plain_steps(half, plan.causal == 0 || block_item.position % kTileKeys == 0);
   }
   const std::int32_t blank_start = base::round_up(plan.kv_len, kTileKeys);
   if (lane == 0) {
@@ -166,10 +129,9 @@ __global__ void __launch_bounds__(kItemsOfBlock* kLanes)
 }  // namespace
 
 void prepare_blocks(const DeviceAttentionCall& call, const Plan& plan, Stream stream) {
-  const auto blocks = static_cast<unsigned>(base::divide_up(plan.schedule.items_per_head, kItemsOfBlock));
+  if (plan.not_squares != nullptr) prepare_squares(call, plan, stream);
   const auto kernel = plan.tiles_a_step == 2 ? blocks_kernel<2> : blocks_kernel<1>;
-  kernel<<<dim3(blocks, static_cast<unsigned>(call.query.heads)), kItemsOfBlock * kLanes, 0, stream>>>(
-      call.index, plan);
+  kernel<<<block_items_grid(plan), kItemsOfBlock * kLanes, 0, stream>>>(call.index, plan);
   minference::cuda::check(cudaGetLastError(), "launching the plan of block lists");
 }
 

@@ -34,7 +34,7 @@ enum NamedBarrier : int { kTurnOfLowerHalf = 1, kTurnOfUpperHalf = 2, kLowerHalf
 inline constexpr int kTileScores = kTileKeys / 2;
 
 // Pairs: every item has an even number of entries and each half computes all of them, so a step's two tiles always
-// stand in neighbouring slots.
+// stand in neighbouring slots. Dense calls, and block lists made of squares.
 template <class Element, int HeadDim, bool Pairs>
 struct Config {
   using T = Element;

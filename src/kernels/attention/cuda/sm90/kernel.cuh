@@ -49,6 +49,9 @@ __global__ void __launch_bounds__(kThreads, 1) attention_kernel(const __grid_con
   if (threadIdx.x == 0) init_barriers(shared);
   __syncthreads();
   cudaGridDependencySynchronize();  // for the plan, and for whatever the call's tensors come from
+  if (const std::int32_t* not_squares = arguments.plan.not_squares; not_squares != nullptr) {
+    if ((*not_squares == 0) != Config::kPairs) return;
+  }
   if (warpgroup == 0) {
     minference::cuda::registers_shrink_to<kProducerRegisters>();
     const int warp = minference::cuda::warp_uniform(static_cast<int>(threadIdx.x) / 32);

@@ -44,6 +44,11 @@ std::int64_t block_words(const DeviceAttentionCall& call) {
   return words_of_paired_lists(call.index.block_capacity) + words_of_paired_lists(0) * items_per_head(call);
 }
 
+bool can_be_squares(const DeviceAttentionCall& call) {
+  return call.index.row_offsets != nullptr && call.causal && tiles_a_step(call.query.dim) == 2 &&
+         (call.key.rows - call.query.rows) % kItemRows == 0;
+}
+
 }  // namespace
 
 bool can_plan_blocks(const DeviceAttentionCall& call) {
@@ -68,6 +73,7 @@ Plan lay_out(const DeviceAttentionCall& call, base::Arena& arena) {
   plan.cover_words = static_cast<std::int32_t>(cover_words(kv_len));
   plan.columns = call.index.columns;
   plan.next_item = arena.take<std::int32_t>(1);
+  if (can_be_squares(call)) plan.not_squares = arena.take<std::int32_t>(1);
   plan.items = arena.take<Item>(plan.schedule.num_items() + 1);
   const std::int64_t listed = (num_heads + 1) * plan.entry_capacity, blocks = num_heads * plan.block_words;
   plan.entries = arena.take<Entry>(listed + blocks);

@@ -62,7 +62,9 @@ void launch_attention_kernel(const DeviceAttentionCall& call, const Plan& plan, 
   arguments.lse = call.lse;
   arguments.scale_log2 = call.softmax_scale * std::numbers::log2e_v<float>;
   if constexpr (tiles_a_step(HeadDim) == 2) {
-    if (call.index.heads == nullptr) return launch_kernel<Config<Element, HeadDim, true>>(arguments, stream);
+    if (call.index.heads == nullptr || plan.not_squares != nullptr)
+      launch_kernel<Config<Element, HeadDim, true>>(arguments, stream);
+    if (call.index.heads == nullptr) return;
   }
   launch_kernel<Config<Element, HeadDim, false>>(arguments, stream);
 }

@@ -87,6 +87,9 @@ struct Plan {
   std::int32_t cover_words;        // of one head's cover
 
   std::int32_t* next_item;  // work counter
+  // Null, or whether some item is not made of squares of block lists or of all pairs: of the kernel's two
+  // instantiations, which are both launched, this says which one computes. squares.h
+  std::int32_t* not_squares;
   Item* items;              // [num_items + 1], the last one ends the schedule
   // [num_query_heads + 1, entry_capacity], of which the last list is the dense one, see prepare.cu; then
   // [num_query_heads, block_words].
@@ -105,6 +108,9 @@ Plan lay_out(const DeviceAttentionCall& call, base::Arena& arena);
 
 // Fills the items of heads of form `blocks`, and their entries and orders.
 void prepare_blocks(const DeviceAttentionCall& call, const Plan& plan, Stream stream);
+
+// Fills them as far as they are made of squares, and *not_squares.
+void prepare_squares(const DeviceAttentionCall& call, const Plan& plan, Stream stream);
 
 // Fills the plan's device memory and gathers the columns' keys and values.
 void prepare_plan(const DeviceAttentionCall& call, const Plan& plan, Stream stream);

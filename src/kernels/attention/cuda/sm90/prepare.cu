@@ -84,6 +84,7 @@ __global__ void __launch_bounds__(kPrepareThreads) prepare_kernel(const DeviceIn
     if (threadIdx.x == 0) {
       plan.items[plan.schedule.num_items()] = {.head = -1};
       *plan.next_item = 0;
+      if (plan.not_squares != nullptr) *plan.not_squares = 0;
     }
     return;
   }

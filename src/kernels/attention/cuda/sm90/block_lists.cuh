@@ -32,6 +32,8 @@ struct KeyBlocks {
 // An item of a head of form `blocks`: its row blocks' lists, and its places in `entries` and `order`.
 struct BlockItem {
   int head, pair;
+  std::int32_t place;       // in the schedule
+  bool ascending;           // from the diagonal the walk goes on at the first block, not at the nearest one
   std::int32_t position;    // of the first row
   std::int32_t first_near;  // the first block that may reach behind some row and is masked
   KeyBlocks listed[2];
@@ -39,7 +41,9 @@ struct BlockItem {
   std::int32_t entries_at, order_at;
 
   static __device__ BlockItem of(const DeviceIndex& index, const Plan& plan, int head, int pair) {
-    BlockItem item = {.head = head, .pair = pair};
+    BlockItem item = {.head = head, .pair = pair, .place = plan.schedule.place(head, pair)};
+    // What one round has read last is still in L2 when the next one begins.
+    item.ascending = plan.schedule.round(item.place) % 2 != 0;
     const int num_row_blocks = base::divide_up(plan.q_len, kHalfRows);
     item.position = plan.kv_len - plan.q_len + pair * kItemRows;
     // Without the causal rule only the block of the last key is masked.
@@ -54,9 +58,13 @@ struct BlockItem {
       blocks.blocks = head_blocks + offsets[row_block];
       const int last_key =
           plan.causal != 0 ? item.position + (half + 1) * kHalfRows - 1 : plan.kv_len - 1;
-      blocks.count =
-          count_below(blocks.blocks, offsets[next] - offsets[row_block], last_key / kTileKeys + 1);
-      blocks.far = count_below(blocks.blocks, blocks.count, item.first_near);
+      const int end = last_key / kTileKeys + 1, listed = offsets[next] - offsets[row_block];
+      // Lists seldom reach behind their rows, and a search is a chain of reads.
+      blocks.count = listed == 0 || blocks.blocks[listed - 1] < end
+                         ? listed
+                         : count_below(blocks.blocks, listed, end);
+      const int least_far = max(blocks.count - ListedBlocks::kNearBlocks, 0);
+      blocks.far = least_far + count_below(blocks.blocks + least_far, blocks.count - least_far, item.first_near);
     }
     const auto at = static_cast<std::int32_t>(2 * offsets[min(2 * pair, num_row_blocks)] +
                                               words_of_paired_lists(0) * pair + head * plan.block_words);

@@ -9,18 +9,18 @@ namespace {
 
 using minference::cuda::kAllLanes;
 
-// Walks a half's far blocks in descending order, a lane a block. Calls visit(block, is_shared, rank) with the
-// block's rank among those that both halves list, or among those that this half lists alone; returns how many are
+// Walks a half's far blocks in descending or ascending order, a lane a block. Calls visit(block, is_shared, rank) with
+// the block's rank among those that both halves list, or among those that this half lists alone; returns how many are
 // shared.
 template <class Visit>
-__device__ int for_each_far_block(const KeyBlocks& own, const KeyBlocks& other, Visit visit) {
+__device__ int for_each_far_block(const KeyBlocks& own, const KeyBlocks& other, bool ascending, Visit visit) {
   const int lane = static_cast<int>(threadIdx.x) % kLanes;
   const std::uint32_t before_lane = (1u << lane) - 1;
   int shared_before = 0;
   for (int begin = 0; begin < own.far; begin += kLanes) {
     const int n = begin + lane;
     const bool valid = n < own.far;
-    const std::int32_t block = valid ? own.blocks[own.far - 1 - n] : 0;
+    const std::int32_t block = valid ? own.blocks[ascending ? n : own.far - 1 - n] : 0;
     const bool is_shared = valid && other.holds(block);
     const std::uint32_t shared = __ballot_sync(kAllLanes, is_shared);
     const int shared_rank = shared_before + __popc(shared & before_lane);
@@ -73,7 +73,7 @@ __global__ void __launch_bounds__(kItemsOfBlock* kLanes)
   for (int half = 0; half < 2; ++half)
     for (int i = listed[half].far; i < listed[half].count; ++i)
       lists.near[half] |= 1 << (listed[half].blocks[i] - first_near);
-  lists.shared = for_each_far_block(listed[0], listed[1], [](int, bool, int) {});
+  lists.shared = for_each_far_block(listed[0], listed[1], block_item.ascending, [](int, bool, int) {});
   for (int half = 0; half < 2; ++half) lists.own[half] = listed[half].far - lists.shared;
   // A call whose rows see nothing takes a step over a blank entry in each half.
   const bool nothing = lists.nothing();
@@ -101,12 +101,13 @@ __global__ void __launch_bounds__(kItemsOfBlock* kLanes)
   for (int half = 0; half < 2 && !nothing; ++half) {
     std::int32_t* order = out.order[half];
     const int first_shared = lists.near_places(half), first_own = first_shared + lists.shared;
-    for_each_far_block(listed[half], listed[1 - half], [&](int block, bool is_shared, int rank) {
+    const auto list_block = [&](int block, bool is_shared, int rank) {
       const int entry = is_shared ? lists.shared_entry(rank) : lists.own_entry(half, rank);
       order[(is_shared ? first_shared : first_own) + rank] = entry;
       if (!is_shared || half == 0)
         out.entries[entry] = Entry::absolute(block * kTileKeys, is_shared ? 3 : 1 << half);
-    });
+    };
+    for_each_far_block(listed[half], listed[1 - half], block_item.ascending, list_block);
     __syncwarp();
     const int first_blank = TilesAStep * lists.steps(half);
     for (int n = lane; n < lists.blank_steps(half); n += kLanes) {
@@ -122,7 +123,7 @@ __global__ void __launch_bounds__(kItemsOfBlock* kLanes)
     for (int half = 0; half < 2; ++half)
       for (int j = 0; j < min(2, item.tiles[half]); ++j)
         item.first[half][j] = static_cast<std::int16_t>(out.order[half][j]);
-    plan.items[plan.schedule.place(head, pair)] = item;
+    plan.items[block_item.place] = item;
   }
 }
 

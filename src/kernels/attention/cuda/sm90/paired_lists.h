@@ -80,7 +80,7 @@ struct PairedLists<2> : ListedBlocks {
   MINFERENCE_HD constexpr std::int32_t near_halves(int /*half*/, int i) const {
     return (near[0] >> i & 1) | (near[1] >> i & 1) << 1;
   }
-  // The n-th, in descending order.
+  // The n-th, from the last one down or from the first one up.
   MINFERENCE_HD constexpr std::int32_t shared_entry(std::int32_t n) const {
     return first_blanks() + count_bits(near[0] | near[1]) + n;
   }

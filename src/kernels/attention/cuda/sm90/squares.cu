@@ -37,12 +37,12 @@ __global__ void __launch_bounds__(kItemsOfBlock* kLanes)
   item.num_entries = lists.num_entries();
   Entry* entries = plan.entries + item.entries_at;
   for (int e = lane; e < item.num_entries; e += kLanes)
-    entries[e] = Entry::absolute(lists.block_of_entry(e) * kTileKeys, 3);
+    entries[e] = Entry::absolute(lists.block_of_entry(e, block_item.ascending) * kTileKeys, 3);
   for (int half = 0; half < 2; ++half) {
     item.tiles[half] = item.num_entries;
     item.plain_steps[half] = item.num_entries / 2;
   }
-  if (lane == 0) plan.items[plan.schedule.place(head, pair)] = item;
+  if (lane == 0) plan.items[block_item.place] = item;
 }
 
 }  // namespace

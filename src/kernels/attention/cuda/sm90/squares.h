@@ -29,10 +29,11 @@ struct SquareLists {
            (upper == nullptr || (upper[2 * n] == lower[2 * n] && upper[2 * n + 1] == lower[2 * n + 1]));
   }
 
-  // Entries in descending order, of which both halves take all.
+  // Both halves take all entries: the diagonal's square, then the others from the last one down or from the first one up.
   MINFERENCE_HD constexpr std::int32_t num_entries() const { return num_lower + 1; }
-  MINFERENCE_HD constexpr std::int32_t block_of_entry(std::int32_t e) const {
-    return e == 0 ? diagonal + 1 : lower[num_lower - e];
+  MINFERENCE_HD constexpr std::int32_t block_of_entry(std::int32_t e, bool ascending) const {
+    if (e < 2) return diagonal + 1 - e;
+    return lower[ascending ? (e - 2) ^ 1 : num_lower - e];
   }
 };
 

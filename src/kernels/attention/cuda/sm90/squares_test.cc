@@ -31,7 +31,7 @@ bool are_squares(const Blocks& lower, const Blocks* upper, std::int32_t diagonal
   return std::all_of(whole.begin(), whole.end(), [&](std::int32_t block) { return listed.count(block ^ 1) > 0; });
 }
 
-TEST(Squares, AreFoundAndListedFromTheDiagonalDown) {
+TEST(Squares, AreFoundAndListedFromTheDiagonalOn) {
   std::mt19937 random(1);
   int squares = 0, others = 0;
   for (int trial = 0; trial < 20000; ++trial) {
@@ -59,13 +59,19 @@ TEST(Squares, AreFoundAndListedFromTheDiagonalDown) {
     ASSERT_EQ(all_squares(lists), expected);
     (expected ? squares : others) += 1;
     if (!expected) continue;
-    Blocks entries;
-    for (std::int32_t e = 0; e < lists.num_entries(); ++e) entries.push_back(lists.block_of_entry(e));
+    Blocks down, up;
+    for (std::int32_t e = 0; e < lists.num_entries(); ++e) {
+      down.push_back(lists.block_of_entry(e, false));
+      up.push_back(lists.block_of_entry(e, true));
+    }
     Blocks descending = lower;
     descending.push_back(diagonal + 1);
     std::reverse(descending.begin(), descending.end());
-    EXPECT_EQ(entries, descending);
-    EXPECT_EQ(entries.size() % 2, 0u);
+    EXPECT_EQ(down, descending);
+    // The other way the squares behind the first are the same ones backwards.
+    ASSERT_EQ(up.size(), down.size());
+    EXPECT_TRUE(std::equal(up.begin(), up.begin() + 2, down.begin()));
+    for (std::size_t e = 2; e < up.size(); ++e) EXPECT_EQ(up[e], down[up.size() + 1 - (e ^ 1)]);
   }
   EXPECT_GT(squares, 5000);
   EXPECT_GT(others, 5000);

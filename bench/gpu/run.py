@@ -8,7 +8,8 @@ compare with cuDNN's non-causal ones, all others with its causal ones.
 
 A GPU at its power limit sets its clock by what it has computed in the last tens of milliseconds, so a short call right
 behind a long one is timed at the long one's clock. With --settle 100 every case runs for that long before it is timed,
-for as long again.
+for as long again. With --pause 0.3 the GPU rests instead for that many seconds before each timing, as FlashAttention-3's
+benchmark lets it (hopper/benchmark_attn.py sleeps between cases).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import pathlib
 import statistics
 import subprocess
 import sys
+import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 HEADS, KV_HEADS = 32, 8
@@ -79,7 +81,13 @@ class Bench:
         return begin.elapsed_time(end) / replays
 
     def length(
-        self, num_tokens: int, head_dim: int, repeats: int, layers: list[int], settle_ms: float
+        self,
+        num_tokens: int,
+        head_dim: int,
+        repeats: int,
+        layers: list[int],
+        settle_ms: float,
+        pause_s: float,
     ) -> None:
         """Times every case of one length, interleaved with cuDNN's dense attention."""
         torch = self.torch
@@ -142,7 +150,9 @@ class Bench:
         times = {name: [] for name in calls}
         for _ in range(repeats):
             for name, graph in graphs.items():
-                if settle_ms > 0:
+                if pause_s > 0:
+                    time.sleep(pause_s)
+                elif settle_ms > 0:
                     self.time_ms(graph, replays[name])
                 times[name].append(self.time_ms(graph, replays[name]) / num_calls)
         for name in calls:
@@ -227,10 +237,19 @@ def main() -> int:
         metavar="MS",
         help="run each case so long before it is timed (default: 0)",
     )
+    parser.add_argument(
+        "--pause",
+        type=float,
+        default=0,
+        metavar="S",
+        help="rest so long before each timing, instead of running the case (default: 0)",
+    )
     parser.add_argument("--kernel", choices=["sm90", "sm80"], default="sm90")
     options = parser.parse_args()
     if options.settle < 0:
         parser.error(f"--settle must be at least 0, got {options.settle:g}")
+    if options.pause < 0:
+        parser.error(f"--pause must be at least 0, got {options.pause:g}")
     sys.path[:0] = [str(ROOT / "python")]
     library = options.library or str(build(ROOT / "build" / "cuda-only"))
 
@@ -251,7 +270,7 @@ def main() -> int:
     for num_tokens in options.lengths:
         repeats = 5 if num_tokens > 100000 else 11
         for head_dim in options.head_dims:
-            bench.length(num_tokens, head_dim, repeats, options.layers, options.settle)
+            bench.length(num_tokens, head_dim, repeats, options.layers, options.settle, options.pause)
             save()  # so that a run that is cut off keeps what it has measured
     if options.prototype:
         run = subprocess.run(

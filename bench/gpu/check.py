@@ -84,8 +84,10 @@ class Case:
     @classmethod
     def draw(cls, rng: random.Random, kernel: str) -> Case:
         everything = kernel == "sm80"
-        kv_len = rng.choice([1, 2, 63, 64, 65, 127, 128, 129, 191, 200, 320, 511, 777, 1000, 1543, 2500])
-        kv_heads, group = rng.choice([(1, 1), (2, 4), (1, 7), (3, 2)])
+        kv_len = rng.choice(
+            [1, 2, 63, 64, 65, 127, 128, 129, 191, 200, 320, 511, 777, 1000, 1543, 2500, 6000]
+        )
+        kv_heads, group = rng.choice([(1, 1), (2, 4), (1, 7), (1, 8), (3, 2)])
         case = cls(
             dtype=rng.choice([torch.bfloat16, torch.float16]),
             dim=rng.choice([64, 96, 128, 256, 256]),

@@ -17,7 +17,7 @@ struct DeviceHead {
 };
 
 // The index of one sequence; a kernel trusts it, so it must keep the contract of sparse_index.h: tiles
-// descending, at least 64 apart; columns ascending, unique, in [0, kv_len); a row block's key blocks ascending.
+// descending, at least 64 apart; columns ascending, unique, in [0, kv_len); a row block's key blocks ascending, unique.
 struct DeviceIndex {
   const DeviceHead* heads = nullptr;      // [num_query_heads]; nullptr: every head computes all pairs
   const std::int32_t* tiles = nullptr;    // [num_query_heads, tile_capacity], starts relative to a row block

@@ -16,7 +16,7 @@ Schedule Schedule::of(const DeviceAttentionCall& call, std::int32_t items_per_he
   return {.num_kv_heads = static_cast<std::int32_t>(call.key.heads),
           .group = static_cast<std::int32_t>(call.query.heads / call.key.heads),
           .items_per_head = items_per_head,
-          .by_head = call.index.row_offsets == nullptr &&
+          .by_head = (call.index.row_offsets == nullptr || call.index.tile_capacity > 0) &&
                      call.key.rows * call.key.dim * kBytesOfKeyAndValue > l2_bytes,
           .concurrent = multiprocessors};
 }

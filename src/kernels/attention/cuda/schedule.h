@@ -20,7 +20,8 @@ struct Schedule {
 
   // By head when keys and values of a KV head do not fit the device's L2: items of one head have lists of one
   // length and start together, so they walk down the keys side by side and each reads what another has brought.
-  // Block lists are all different; the closer the rows of those that start together, the closer they walk.
+  // Block lists are all different; the closer the rows of those that start together, the closer they walk, so their
+  // heads take turns where no head is relative.
   static Schedule of(const DeviceAttentionCall& call, std::int32_t items_per_head);
 
   MINFERENCE_HD constexpr std::int32_t num_items() const { return num_kv_heads * group * items_per_head; }

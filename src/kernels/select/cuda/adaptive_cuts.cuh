@@ -3,7 +3,7 @@
 #include <cfloat>
 
 #include "kernels/select/cuda/adaptive.cuh"
-#include "kernels/select/cuda/adaptive_weigh.cuh"
+#include "kernels/select/cuda/mass_histogram.cuh"
 #include "kernels/select/cuda/top_k.cuh"
 
 // What decides which members of a head are kept, by one CTA each: the threshold, and the last of the columns
@@ -80,8 +80,7 @@ class LeastColumns {
     const auto key_at = [&](int i) { return key_of(head_.own[distance_at(i)]); };
     const TopKCut cut = find_cut(key_at, 0, size, count_, memory_.top_k);
     own = __uint_as_float(cut.key ^ 0x80000000u);  // not negative
-    distance = 0;
-    if (cut.ties == cut.all_ties) return;
+    // Bands that are not listed may have columns of this mass too, behind those that are wanted.
     int before = 0;
     for (int begin = 0; begin < size && before < cut.ties; begin += kSelectThreads) {
       const int i = begin + static_cast<int>(threadIdx.x);

@@ -2,6 +2,7 @@
 #include "cuda/error.h"
 #include "kernels/select/cuda/adaptive.cuh"
 #include "kernels/select/cuda/adaptive_cuts.cuh"
+#include "kernels/select/cuda/adaptive_members.cuh"
 #include "kernels/select/cuda/adaptive_weigh.cuh"
 #include "kernels/select/cuda/select_cuda.h"
 #include "kernels/select/cuda/top_k.cuh"
@@ -101,8 +102,10 @@ std::int64_t heads_at_once(const DeviceSelectCall& call) {
   constexpr std::int64_t kBudget = 128 << 20;
   Arena one_head(nullptr);
   AdaptiveScratch(one_head, call.kv_len, 1);
+  const std::int64_t count = count_of(call, Pattern::adaptive);
   const auto bytes = static_cast<std::int64_t>(one_head.used());
-  return base::clamp<std::int64_t>(kBudget / bytes, 1, count_of(call, Pattern::adaptive));
+  const std::int64_t most = base::clamp<std::int64_t>(kBudget / bytes, 1, count);
+  return base::divide_up(count, base::divide_up(count, most));
 }
 
 static_assert(sizeof(TopKMemory) <= 80 * 1024 && sizeof(LeastMemory) <= 80 * 1024 &&

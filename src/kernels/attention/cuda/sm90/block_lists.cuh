@@ -56,15 +56,14 @@ struct BlockItem {
       const int row_block = min(2 * pair + half, num_row_blocks), next = min(row_block + 1, num_row_blocks);
       KeyBlocks& blocks = item.listed[half];
       blocks.blocks = head_blocks + offsets[row_block];
-      const int last_key =
-          plan.causal != 0 ? item.position + (half + 1) * kHalfRows - 1 : plan.kv_len - 1;
+      const int last_key = plan.causal != 0 ? item.position + (half + 1) * kHalfRows - 1 : plan.kv_len - 1;
       const int end = last_key / kTileKeys + 1, listed = offsets[next] - offsets[row_block];
       // Lists seldom reach behind their rows, and a search is a chain of reads.
-      blocks.count = listed == 0 || blocks.blocks[listed - 1] < end
-                         ? listed
-                         : count_below(blocks.blocks, listed, end);
+      blocks.count =
+          listed == 0 || blocks.blocks[listed - 1] < end ? listed : count_below(blocks.blocks, listed, end);
       const int least_far = max(blocks.count - ListedBlocks::kNearBlocks, 0);
-      blocks.far = least_far + count_below(blocks.blocks + least_far, blocks.count - least_far, item.first_near);
+      blocks.far =
+          least_far + count_below(blocks.blocks + least_far, blocks.count - least_far, item.first_near);
     }
     const auto at = static_cast<std::int32_t>(2 * offsets[min(2 * pair, num_row_blocks)] +
                                               words_of_paired_lists(0) * pair + head * plan.block_words);

@@ -14,10 +14,6 @@ void launch_kernel(const Arguments& arguments, Stream stream) {
   using minference::cuda::check;
   constexpr int kSharedBytes = sizeof(SharedMemory<Config>) + 1024;
   static_assert(kSharedBytes <= 227 * 1024, "a CTA of sm_90 has 227 KB of shared memory");
-  int device = 0, multiprocessors = 0;
-  check(cudaGetDevice(&device), "asking for the device");
-  check(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device),
-        "asking for its size");
   check(cudaFuncSetAttribute(attention_kernel<Config>, cudaFuncAttributeMaxDynamicSharedMemorySize,
                              kSharedBytes),
         "reserving shared memory");
@@ -26,7 +22,7 @@ void launch_kernel(const Arguments& arguments, Stream stream) {
   overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   overlap.val.programmaticStreamSerializationAllowed = 1;
   cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(multiprocessors);
+  config.gridDim = dim3(static_cast<unsigned>(arguments.plan.schedule.concurrent));
   config.blockDim = dim3(kThreads);
   config.dynamicSmemBytes = kSharedBytes;
   config.stream = stream;

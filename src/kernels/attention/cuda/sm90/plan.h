@@ -90,7 +90,7 @@ struct Plan {
   // Null, or whether some item is not made of squares of block lists or of all pairs: of the kernel's two
   // instantiations, which are both launched, this says which one computes. squares.h
   std::int32_t* not_squares;
-  Item* items;              // [num_items + 1], the last one ends the schedule
+  Item* items;  // [num_items + 1], the last one ends the schedule
   // [num_query_heads + 1, entry_capacity], of which the last list is the dense one, see prepare.cu; then
   // [num_query_heads, block_words].
   Entry* entries;

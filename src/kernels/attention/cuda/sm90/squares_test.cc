@@ -28,7 +28,8 @@ bool are_squares(const Blocks& lower, const Blocks* upper, std::int32_t diagonal
   if (upper != nullptr && *upper != whole) return false;
   const std::set<std::int32_t> listed(whole.begin(), whole.end());
   if (listed.count(diagonal) == 0) return false;
-  return std::all_of(whole.begin(), whole.end(), [&](std::int32_t block) { return listed.count(block ^ 1) > 0; });
+  return std::all_of(whole.begin(), whole.end(),
+                     [&](std::int32_t block) { return listed.count(block ^ 1) > 0; });
 }
 
 TEST(Squares, AreFoundAndListedFromTheDiagonalOn) {

@@ -244,10 +244,15 @@ def main() -> int:
         metavar="S",
         help="rest so long before each timing, instead of running the case (default: 0)",
     )
+    parser.add_argument(
+        "--rounds", type=int, default=11, help="timings of each case, 5 at most above 100000 tokens"
+    )
     parser.add_argument("--kernel", choices=["sm90", "sm80"], default="sm90")
     options = parser.parse_args()
     if options.settle < 0:
         parser.error(f"--settle must be at least 0, got {options.settle:g}")
+    if options.rounds < 1:
+        parser.error(f"--rounds must be at least 1, got {options.rounds}")
     if options.pause < 0:
         parser.error(f"--pause must be at least 0, got {options.pause:g}")
     sys.path[:0] = [str(ROOT / "python")]
@@ -268,7 +273,7 @@ def main() -> int:
         options.output.write_text(json.dumps(result, indent=1) + "\n")
 
     for num_tokens in options.lengths:
-        repeats = 5 if num_tokens > 100000 else 11
+        repeats = min(options.rounds, 5) if num_tokens > 100000 else options.rounds
         for head_dim in options.head_dims:
             bench.length(num_tokens, head_dim, repeats, options.layers, options.settle, options.pause)
             save()  # so that a run that is cut off keeps what it has measured

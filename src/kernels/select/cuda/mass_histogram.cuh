@@ -6,7 +6,7 @@
 namespace minference::kernels::cuda {
 
 // Masses are added up in fixed point, so that no order of atomics shows. 2^-34 of a row's mass, rounded for each
-// of a million members, is 3e-8 off in the sum; 2^14, bands and columns of 128 heads of 64 rows, fits a high word.
+// of a million members, is 3e-8 off in the sum if errors are independent; 2^14, bands and columns of 128 heads of 64 rows, fits a high word.
 inline constexpr double kMassUnit = 0x1p-34;
 inline constexpr int kLowBits = 18;
 

@@ -8,7 +8,7 @@
 // What the makers of block lists' items read of the index, and where they write. By one warp an item.
 namespace minference::kernels::cuda::sm90 {
 
-inline constexpr int kItemsOfBlock = 8;  // of threads
+inline constexpr int kItemsOfBlock = 8;  // of a block of threads, one a warp
 inline constexpr int kLanes = 32;
 
 inline dim3 block_items_grid(const Plan& plan) {

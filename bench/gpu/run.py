@@ -15,6 +15,7 @@ benchmark lets it (hopper/benchmark_attn.py sleeps between cases).
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import functools
 import json
 import math
@@ -54,6 +55,18 @@ def relative_error(a, b) -> float:
     return float((a - b).float().norm() / b.float().norm())
 
 
+@dataclasses.dataclass(frozen=True)
+class Timing:
+    """How often each case of a length is timed, and in what state the GPU is then."""
+
+    rounds: int
+    window_ms: float  # of a timing, and of what runs before it where nothing rests
+    pause_s: float
+
+    def rounds_of(self, num_tokens: int) -> int:
+        return min(self.rounds, 5) if num_tokens > 100000 else self.rounds
+
+
 class Bench:
     def __init__(self, library: str, kernel: str):
         import torch
@@ -80,15 +93,7 @@ class Bench:
         end.synchronize()
         return begin.elapsed_time(end) / replays
 
-    def length(
-        self,
-        num_tokens: int,
-        head_dim: int,
-        repeats: int,
-        layers: list[int],
-        settle_ms: float,
-        pause_s: float,
-    ) -> None:
+    def length(self, num_tokens: int, head_dim: int, layers: list[int], timing: Timing) -> None:
         """Times every case of one length, interleaved with cuDNN's dense attention."""
         torch = self.torch
         from attention_library import ALL, DeviceIndex, HeadIndex
@@ -145,14 +150,15 @@ class Bench:
         for graph in graphs.values():
             graph.replay()  # the first one also uploads it
         replays = {
-            name: max(1, math.ceil(settle_ms / self.time_ms(graph, 1))) for name, graph in graphs.items()
+            name: max(1, math.ceil(timing.window_ms / self.time_ms(graph, 1)))
+            for name, graph in graphs.items()
         }
         times = {name: [] for name in calls}
-        for _ in range(repeats):
+        for _ in range(timing.rounds_of(num_tokens)):
             for name, graph in graphs.items():
-                if pause_s > 0:
-                    time.sleep(pause_s)
-                elif settle_ms > 0:
+                if timing.pause_s > 0:
+                    time.sleep(timing.pause_s)
+                elif timing.window_ms > 0:
                     self.time_ms(graph, replays[name])
                 times[name].append(self.time_ms(graph, replays[name]) / num_calls)
         for name in calls:
@@ -235,14 +241,14 @@ def main() -> int:
         type=float,
         default=0,
         metavar="MS",
-        help="run each case so long before it is timed (default: 0)",
+        help="run each case so long before it is timed, for as long again (default: 0)",
     )
     parser.add_argument(
         "--pause",
         type=float,
         default=0,
         metavar="S",
-        help="rest so long before each timing, instead of running the case (default: 0)",
+        help="rest so long before each timing, instead of running the case before (default: 0)",
     )
     parser.add_argument(
         "--rounds", type=int, default=11, help="timings of each case, 5 at most above 100000 tokens"
@@ -264,6 +270,7 @@ def main() -> int:
         return 1
 
     bench = Bench(library, options.kernel)
+    timing = Timing(options.rounds, options.settle, options.pause)
     from minference.cli.machine import describe
 
     extra: dict = {"kernel": options.kernel}
@@ -273,9 +280,8 @@ def main() -> int:
         options.output.write_text(json.dumps(result, indent=1) + "\n")
 
     for num_tokens in options.lengths:
-        repeats = min(options.rounds, 5) if num_tokens > 100000 else options.rounds
         for head_dim in options.head_dims:
-            bench.length(num_tokens, head_dim, repeats, options.layers, options.settle, options.pause)
+            bench.length(num_tokens, head_dim, options.layers, timing)
             save()  # so that a run that is cut off keeps what it has measured
     if options.prototype:
         run = subprocess.run(

@@ -10,8 +10,8 @@
 namespace minference::kernels {
 
 // Floats of at least 0 are ordered like their bits; 7 bits of the mantissa settle a threshold to 1 %. Code 0
-// stands for a threshold of 0, others for one just above 2^-44 up to 2^20: 128 heads that share an index, with all mass in one
-// column, are worth less.
+// stands for a threshold of 0, others for one just above 2^-44 up to 2^20: 128 heads that share an index, with
+// all mass in one column, are worth less.
 inline constexpr int kIgnoredBits = 16, kCodeBits = 13;
 inline constexpr std::int32_t kCodes = 1 << kCodeBits;
 inline constexpr std::int32_t kBitsOfCode0 = (127 - 44) << 7;

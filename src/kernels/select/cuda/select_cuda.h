@@ -29,8 +29,8 @@ struct DeviceSelectCall {
 std::size_t select_workspace_bytes(const DeviceSelectCall& call);
 
 // Asynchronous on `stream`, without host synchronisation. `workspace` is aligned to 256 bytes. The published
-// selection is the CPU's to the last member for the same sums; the adaptive one rounds its masses
-// to 2^-34 of a row's, so that where the mass kept is the share but for that, the threshold may be the next one, 1 % off.
+// selection is the CPU's to the last member for the same sums; the adaptive one rounds its masses to 2^-34 of a
+// row's, so that where the mass kept is the share but for that, the threshold may be the next one, 1 % off.
 void select(const DeviceSelectCall& call, void* workspace, minference::cuda::Stream stream);
 
 }  // namespace minference::kernels::cuda

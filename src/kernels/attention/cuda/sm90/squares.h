@@ -4,8 +4,8 @@
 
 #include "base/host_device.h"
 
-// Block lists made of squares of 128 rows by 128 keys: both halves of an item list the same blocks, in pairs that begin
-// at even ones. For the host's tests too; docs/kernels/attention-sm90.md says what they are good for.
+// Block lists made of squares of 128 rows by 128 keys: both halves of an item list the same blocks, in pairs that
+// begin at even ones. For the host's tests too; docs/kernels/attention-sm90.md says what they are good for.
 namespace minference::kernels::cuda::sm90 {
 
 // Of an item that begins at a multiple of 128 keys: its halves' blocks up to that of their last row, ascending.
@@ -29,7 +29,8 @@ struct SquareLists {
            (upper == nullptr || (upper[2 * n] == lower[2 * n] && upper[2 * n + 1] == lower[2 * n + 1]));
   }
 
-  // Both halves take all entries: the diagonal's square, then the others from the last one down or from the first one up.
+  // Both halves take all entries: the diagonal's square, then the others from the last one down or from the first
+  // one up.
   MINFERENCE_HD constexpr std::int32_t num_entries() const { return num_lower + 1; }
   MINFERENCE_HD constexpr std::int32_t block_of_entry(std::int32_t e, bool ascending) const {
     if (e < 2) return diagonal + 1 - e;

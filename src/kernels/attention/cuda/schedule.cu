@@ -13,11 +13,20 @@ Schedule Schedule::of(const DeviceAttentionCall& call, std::int32_t items_per_he
   check(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device),
         "asking for its size");
   constexpr std::int64_t kBytesOfKeyAndValue = 2 * 2;
+  const std::int64_t kv_head_bytes = call.key.rows * call.key.dim * kBytesOfKeyAndValue;
+  const bool walk_apart = call.index.row_offsets != nullptr && call.index.tile_capacity == 0;
+  const std::int64_t group = call.query.heads / call.key.heads;
+  std::int64_t turns = group;
+  // Half of it, since each half of the multiprocessors has a copy of what it reads.
+  if (call.key.heads * kv_head_bytes <= l2_bytes / 2) {
+    turns = call.query.heads;
+  } else if (kv_head_bytes > l2_bytes && !walk_apart) {
+    turns = 1;
+  }
   return {.num_kv_heads = static_cast<std::int32_t>(call.key.heads),
-          .group = static_cast<std::int32_t>(call.query.heads / call.key.heads),
+          .group = static_cast<std::int32_t>(group),
           .items_per_head = items_per_head,
-          .by_head = (call.index.row_offsets == nullptr || call.index.tile_capacity > 0) &&
-                     call.key.rows * call.key.dim * kBytesOfKeyAndValue > l2_bytes,
+          .turns = static_cast<std::int32_t>(turns),
           .concurrent = multiprocessors};
 }
 

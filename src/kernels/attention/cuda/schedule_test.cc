@@ -7,14 +7,14 @@
 namespace minference::kernels::cuda {
 namespace {
 
-// Every item has one place; a KV head's, or by head a head's, are together, from the last rows to the first, and go in
+// Every item has one place; those of heads that take turns are together, from the last rows to the first, and go in
 // rounds of as many as are computed at once.
-TEST(Schedule, PlacesEveryItemOnceAndCountsRoundsFromAHeadsFirst) {
+TEST(Schedule, PlacesEveryItemOnceAndCountsRoundsFromTheFirstOfTheHeadsInTurn) {
   int checked = 0;
   for (const Schedule& schedule :
-       {Schedule{2, 4, 37, 0, 8}, Schedule{2, 4, 37, 1, 8}, Schedule{3, 1, 5, 0, 132},
-        Schedule{1, 7, 64, 1, 132}, Schedule{1, 7, 64, 0, 132}}) {
-    const int together = schedule.by_head != 0 ? 1 : schedule.group;
+       {Schedule{2, 4, 37, 4, 8}, Schedule{2, 4, 37, 1, 8}, Schedule{2, 4, 37, 8, 8},
+        Schedule{3, 1, 5, 1, 132}, Schedule{1, 7, 64, 1, 132}, Schedule{1, 7, 64, 7, 132}}) {
+    const int together = schedule.turns;
     std::vector<bool> taken(static_cast<std::size_t>(schedule.num_items()));
     for (int head = 0; head < schedule.num_kv_heads * schedule.group; ++head) {
       for (int number = 0; number < schedule.items_per_head; ++number) {
@@ -31,7 +31,7 @@ TEST(Schedule, PlacesEveryItemOnceAndCountsRoundsFromAHeadsFirst) {
       }
     }
   }
-  EXPECT_EQ(checked, 2 * 2 * 4 * 37 + 3 * 5 + 2 * 7 * 64);
+  EXPECT_EQ(checked, 3 * 2 * 4 * 37 + 3 * 5 + 2 * 7 * 64);
 }
 
 }  // namespace

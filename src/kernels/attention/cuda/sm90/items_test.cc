@@ -22,7 +22,7 @@ struct HostPlan {
 
   HostPlan(int q_len, int kv_len, bool causal, int step_tiles) {
     plan.schedule = {
-        .num_kv_heads = 1, .group = 1, .items_per_head = base::divide_up(q_len, kItemRows), .by_head = 0};
+        .num_kv_heads = 1, .group = 1, .items_per_head = base::divide_up(q_len, kItemRows), .turns = 1};
     plan.q_len = q_len;
     plan.kv_len = kv_len;
     plan.causal = causal ? 1 : 0;

@@ -89,12 +89,15 @@ __device__ __forceinline__ void produce_items_and_keys(SharedMemory<Config>& sha
     to.advance();
   };
   const auto claim = [&] { return static_cast<int>(gridDim.x) + atomicAdd(plan.next_item, 1); };
-  // Queries in registers are free once both halves have passed this item's second step, which needs its first eight
-  // entries at most; others when all of the item has been done.
+  // The buffer of queries in registers is free once both halves have passed this item's second step, which needs its
+  // first eight entries at most; of others, when all of the item has been done.
   constexpr int kAnnounceAfter = 8;
+  // The next item is claimed as late as its way here allows: claimed an item ahead, it waits for its CTA while others
+  // have nothing left to do. Tiles announced ahead of the last; tiles that a claim's answer takes.
+  constexpr int kAnnounceAhead = 4, kClaimAhead = 2;
 
   announce(min(num_items, static_cast<int>(blockIdx.x)), true);
-  int claimed = claim();
+  int claimed = num_items;
   FillPosition<Config::kKeySlots> key;
   for (FillPosition<kItemBuffers> at;; at.advance()) {
     shared.item_full[at.slot].wait(at.parity);
@@ -102,7 +105,9 @@ __device__ __forceinline__ void produce_items_and_keys(SharedMemory<Config>& sha
     if (item.head < 0) return;
     const int kv_head = item.head / plan.schedule.group;
     const int last = item.num_entries + item.column_tiles() - 1;
-    const int announce_at = Config::kQueryInRegisters ? min(kAnnounceAfter, last) : last;
+    const int announce_at =
+        Config::kQueryInRegisters ? max(min(kAnnounceAfter, last), last - kAnnounceAhead) : last;
+    const int claim_at = max(announce_at - kClaimAhead, 0);
     for_each_tile(item, plan, [&](int number, int start, int halves, bool is_column) {
       shared.key_empty[key.slot].wait(key.parity ^ 1);
       shared.key_start[key.slot] = start;
@@ -111,10 +116,8 @@ __device__ __forceinline__ void produce_items_and_keys(SharedMemory<Config>& sha
                         is_column ? maps.gathered_key : maps.key, shared.key_full[key.slot], start,
                         is_column ? item.head : kv_head);
       key.advance();
-      if (number == announce_at) {
-        announce(min(num_items, claimed), false);
-        claimed = claim();
-      }
+      if (number == claim_at) claimed = claim();
+      if (number == announce_at) announce(min(num_items, claimed), false);
     });
   }
 }

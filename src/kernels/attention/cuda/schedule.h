@@ -17,8 +17,8 @@ struct Schedule {
   std::int32_t turns;           // query heads that take turns: 1, those of a KV head, or all
   std::int32_t concurrent;      // items computed at once, where a multiprocessor has one at a time
 
-  // All heads take turns when all keys and values fit the device's L2, so that the shortest items come last and all
-  // multiprocessors end together. Else those of a KV head, so that its keys stay in L2. When these do not fit either,
+  // All heads take turns when all keys and values fit half of the device's L2, so that the shortest items come last and all
+  // multiprocessors end together. Else those of a KV head, so that its keys stay in L2. When one KV head's do not fit,
   // heads follow one another: items of one head have lists of one length and start together, so they walk down the keys
   // side by side and each reads what another has brought. Block lists are all different; the closer the rows of those
   // that start together, the closer they walk, so the heads of a KV head take turns where no head is relative.

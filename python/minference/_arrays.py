@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 from . import _library
+from ._checks import any_array
 
 
 class NumpyArrays:
@@ -53,9 +54,11 @@ class NumpyArrays:
     def members(self, array, name):
         """An integer array as int32 or int64, contiguous."""
         numpy = self._numpy
-        array = numpy.asarray(array)
+        array = any_array(array)
         if array.dtype.kind not in "iu":
-            raise ValueError(f"{name} must hold integers, got {array.dtype}")
+            raise ValueError(f"{name} must hold integers, rows of one length, got {array.dtype}")
+        if array.dtype.kind == "u" and array.size and array.max() > numpy.iinfo(numpy.int64).max:
+            raise ValueError(f"{name} must fit int64, got {array.max()}")
         return numpy.ascontiguousarray(
             array, dtype=numpy.int32 if array.dtype == numpy.int32 else numpy.int64
         )
@@ -103,7 +106,9 @@ class TorchArrays:
     def members(self, array, name):
         torch = self._torch
         if not isinstance(array, torch.Tensor):
-            array = torch.as_tensor(array, device="cpu")
+            import numpy
+
+            array = torch.from_numpy(NumpyArrays(numpy).members(array, name))
         if array.is_floating_point() or array.is_complex() or array.dtype == torch.bool:
             raise ValueError(f"{name} must hold integers, got {array.dtype}")
         if not (array.is_cpu or array.is_cuda):
@@ -155,6 +160,7 @@ def is_traced():
         torch.compiler.is_compiling()
         or torch.jit.is_tracing()
         or torch._C._functorch.peek_interpreter_stack() is not None
+        or torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.FAKE) is not None
     )
 
 

@@ -190,6 +190,8 @@ def _vertical_slash_on_cpu(arguments, columns, offsets, kv_len, causal, arrays):
 
 def estimate(query, key, softmax_scale):
     """Column and diagonal sums of the last 64 rows, each ``[B, Hq, kv_len]`` f32."""
+    if key.shape[0] != query.shape[0]:
+        raise ValueError(f"key must have query's batch of {query.shape[0]}, got {key.shape[0]}")
     if on_cuda(query):
         from . import _cuda_calls
 

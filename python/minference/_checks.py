@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+import os
 
 INT32_END = 2**31
 
@@ -37,3 +38,30 @@ def require_boolean(value, name):
     if not isinstance(value, bool):
         raise ValueError(f"{name} must be True or False, got {value!r}")
     return value
+
+
+def require_path(value, name):
+    """`value` as a str; TypeError unless it is one or a path."""
+    try:
+        return os.fsdecode(value)
+    except TypeError:
+        raise TypeError(f"{name} must be a str or a path, got {value!r}") from None
+
+
+def require_name(value, name):
+    """`value`, a str that C reads to its end; TypeError or ValueError for anything else."""
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be a str, got {value!r}")
+    if "\0" in value:
+        raise ValueError(f"{name} must have no NUL character, got {value!r}")
+    return value
+
+
+def any_array(values):
+    """A NumPy array; an empty one of objects where rows differ in length."""
+    import numpy
+
+    try:
+        return numpy.asarray(values)
+    except ValueError:
+        return numpy.empty(0, dtype=object)

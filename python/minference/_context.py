@@ -48,11 +48,11 @@ def set_num_threads(num_threads):
     Parameters
     ----------
     num_threads : int or None
-        At least 1. ``None``, the initial state, follows ``torch.get_num_threads()`` when torch is loaded, and
+        From 1 to 4096. ``None``, the initial state, follows ``torch.get_num_threads()`` when torch is loaded, and
         is as many as CPUs that this process may use when it is not.
     """
     global _num_threads
-    _num_threads = None if num_threads is None else require_integer(num_threads, "num_threads", lowest=1)
+    _num_threads = None if num_threads is None else require_integer(num_threads, "num_threads", 1, 4097)
 
 
 def use_openmp_threads():

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 
 from . import _library, patterns
-from ._checks import INT32_END, require_boolean, require_integer, require_number
+from ._checks import INT32_END, require_boolean, require_integer, require_number, require_path
 
 # Options that attn_kwargs may set, with their defaults. Sizes are MInference 1.0's (its README and
 # models_patch.py).
@@ -130,11 +130,9 @@ class MInferenceConfig:
         kwargs.pop("kv_cache_cpu_device", None)
         if kwargs:
             raise TypeError(f"MInference got an unexpected argument {sorted(kwargs)[0]!r}")
-        if isinstance(starting_layer, bool) or not isinstance(starting_layer, int):
-            raise ValueError(f"starting_layer must be an integer, got {starting_layer!r}")
-        self.model_name = model_name
-        self.config_path = config_path
-        self.starting_layer = starting_layer
+        self.model_name = model_name if model_name is None else require_path(model_name, "model_name")
+        self.config_path = config_path if config_path is None else require_path(config_path, "config_path")
+        self.starting_layer = require_integer(starting_layer, "starting_layer", -INT32_END)
         if attn_kwargs is not None and not isinstance(attn_kwargs, Mapping):
             raise ValueError(f"attn_kwargs must be a dict or None, got {attn_kwargs!r}")
         self.options = _checked_options(self.attn_type, dict(attn_kwargs or {}))
@@ -153,7 +151,7 @@ class MInferenceConfig:
         """The model's `HeadPatterns`, or None when there is no file for it."""
         if self.config_path is not None:
             return patterns.HeadPatterns.load(self.config_path)
-        name = os.fspath(self.model_name if self.model_name is not None else own_name)
+        name = self.model_name if self.model_name is not None else own_name
         path = os.path.join(name, "head_patterns.json")
         # Without a name, the path would be a file of the current directory.
         if name and os.path.isfile(path):

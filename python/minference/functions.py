@@ -5,16 +5,17 @@ Everywhere: query is ``[B, Hq, q_len, D]``, key and value are ``[B, Hkv, kv_len,
 for torch also bfloat16. Any strides. Query row i stands at key position ``kv_len - q_len + i``. D is a
 multiple of 8 up to 256. Scores, softmax and sums are float32. Forward only. CUDA tensors are float16 or
 bfloat16, with q_len up to kv_len, and block-sparse heads are causal; work goes to the current stream. torch.compile
-and torch.export see each call as one node, ``torch.ops.minference.*``.
+and torch.export see each call of an attention function as one node, ``torch.ops.minference.*``; members are tensors there.
 """
 
 from __future__ import annotations
 
+import ctypes
 import sys
 
 from . import _calls, _library, patterns
 from ._arrays import arrays_of, is_traced, on_cuda, require_four_dimensions
-from ._checks import require_boolean, require_integer, require_number
+from ._checks import any_array, require_boolean, require_integer, require_number
 
 _FALLBACKS = {"auto": _library.FALLBACK_AUTO, "off": _library.FALLBACK_OFF}
 
@@ -31,7 +32,12 @@ def _scale(softmax_scale):
     """In the ABI, 0 stands for 1 / sqrt(head_dim)."""
     if softmax_scale is None:
         return 0.0
-    return require_number(softmax_scale, "softmax_scale", "finite and not 0", lambda x: x != 0)
+
+    def survives_rounding(scale):
+        rounded = ctypes.c_float(scale).value
+        return rounded != 0 and rounded - rounded == 0
+
+    return require_number(softmax_scale, "softmax_scale", "finite and not 0 as a float32", survives_rounding)
 
 
 def _require_blocks_of_64(block_size_M, block_size_N):
@@ -42,7 +48,7 @@ def _require_blocks_of_64(block_size_M, block_size_N):
 def _sequence_array(sequences):
     import numpy
 
-    array = numpy.asarray(sequences)
+    array = any_array(sequences)
     if array.ndim != 2 or array.shape[1] != 5 or array.dtype.kind not in "iu":
         raise ValueError(
             "sequences must be integers [num_sequences, 5] (batch, q_begin, q_len, kv_begin, kv_len), "
@@ -117,6 +123,8 @@ def prefill_attention(
     if not isinstance(fallback, str) or fallback not in _FALLBACKS:
         raise ValueError(f'fallback must be "auto" or "off", got {fallback!r}')
     share_index = require_boolean(share_index, "share_index")
+    causal, return_lse = require_boolean(causal, "causal"), require_boolean(return_lse, "return_lse")
+    return_statistics = require_boolean(return_statistics, "return_statistics")
     scale = _scale(softmax_scale)
     if _is_traced(query):
         if return_statistics:
@@ -233,6 +241,7 @@ def vertical_slash_sparse_attention(
     The other parameters and the results are those of `prefill_attention`.
     """
     _require_blocks_of_64(block_size_M, block_size_N)
+    causal, return_lse = require_boolean(causal, "causal"), require_boolean(return_lse, "return_lse")
     scale = _scale(softmax_scale)
     if _is_traced(query):
         from . import _torch_ops
@@ -240,6 +249,7 @@ def vertical_slash_sparse_attention(
         out, lse = _torch_ops.vertical_slash(query, key, value, v_idx, s_idx, scale, causal)
         return (out, lse) if return_lse else out
     arrays = arrays_of(query)
+    require_four_dimensions(len(query.shape), "query", query.shape)
     columns, offsets = arrays.members(v_idx, "v_idx"), arrays.members(s_idx, "s_idx")
     for name, members in (("v_idx", columns), ("s_idx", offsets)):
         if len(members.shape) != 3 or tuple(members.shape[:2]) != tuple(query.shape[:2]):
@@ -290,4 +300,11 @@ def select(column_sums, diagonal_sums, heads):
             raise ValueError(
                 f"{name} must have shape [query heads, kv_len], got {shape or type(sums).__name__}"
             )
+    if tuple(column_sums.shape) != tuple(diagonal_sums.shape):
+        raise ValueError(
+            f"diagonal_sums must have column_sums' shape {list(column_sums.shape)}, got {list(diagonal_sums.shape)}"
+        )
+    for name, sums in (("column_sums", column_sums), ("diagonal_sums", diagonal_sums)):
+        if str(sums.dtype).split(".")[-1] != "float32":
+            raise ValueError(f"{name} must have dtype float32, got {sums.dtype}")
     return _calls.select(column_sums, diagonal_sums, patterns.layer_array(heads, column_sums.shape[0]))

@@ -41,19 +41,20 @@ def _map_rows(q_len: int) -> np.ndarray:
     return ((np.arange(MAP_ROWS) + 0.5) * q_len / MAP_ROWS).astype(np.int64)
 
 
-def _attention_map(query: torch.Tensor, key: torch.Tensor, scale: float) -> np.ndarray:
-    """[Hq, MAP_ROWS, MAP_BINS] from query [Hq, q_len, D] and key [Hkv, kv_len, D]."""
+def _attention_map(query: torch.Tensor, key: torch.Tensor, scale: float, window: int) -> np.ndarray:
+    """[Hq, MAP_ROWS, MAP_BINS] from query [Hq, q_len, D] and key [Hkv, kv_len, D]; window as in `CallMask`."""
     num_heads, q_len, head_dim = query.shape
     kv_len = key.shape[1]
     rows = torch.from_numpy(_map_rows(q_len)).to(query.device)
     keys = torch.arange(kv_len, device=query.device)
     bins = keys * MAP_BINS // kv_len
-    future = keys[None, :] > (rows + (kv_len - q_len))[:, None]
+    behind = (rows + (kv_len - q_len))[:, None] - keys[None, :]
+    hidden = (behind < 0) | (behind >= window) if window else behind < 0
     maps = torch.zeros(num_heads, len(rows), MAP_BINS, device=query.device)
     for h in range(num_heads):
         head_keys = key[h * key.shape[0] // num_heads]
         scores = query[h, rows].float() @ head_keys.float().T * (scale or head_dim**-0.5)
-        mass = scores.masked_fill_(future, -torch.inf).softmax(-1)
+        mass = scores.masked_fill_(hidden, -torch.inf).softmax(-1)
         maps[h].index_add_(1, bins, mass)
     return maps.cpu().numpy()
 
@@ -70,9 +71,12 @@ class _Observer:
         if self._seen:
             return
         self._seen = True
-        members = self._members(plan.heads, query[:1], key[:1], scale)
-        maps = _attention_map(query[0], key[0], scale) if self._with_attention else [None] * len(plan.heads)
-        for h, pattern in enumerate(plan.heads.tolist()):
+        heads = torch.as_tensor(plan.heads_for(call.window))
+        members = self._members(heads, query[:1], key[:1], scale)
+        maps = [None] * len(heads)
+        if self._with_attention:
+            maps = _attention_map(query[0], key[0], scale, call.window)
+        for h, pattern in enumerate(heads.tolist()):
             columns, offsets = members.get(h, (None, None))
             self._heads.append(
                 Head(plan.layer, h, tuple(pattern), columns, offsets, query.shape[2], key.shape[2], maps[h])

@@ -31,11 +31,7 @@ def attention_modules(model):
     modules = {}
     for module in model.modules():
         layer = getattr(module, "layer_idx", None)
-        if (
-            isinstance(layer, int)
-            and hasattr(module, "num_key_value_groups")
-            and getattr(module, "is_causal", False)
-        ):
+        if isinstance(layer, int) and getattr(module, "is_causal", False):
             if getattr(module, "config", None) is text:
                 modules[layer] = module
     return modules
@@ -104,6 +100,8 @@ def minference_patch(model, config):
 
     A model that is refused stays as it was, with an earlier patch too.
     """
+    if not isinstance(config, MInferenceConfig):
+        raise TypeError(f"config must be a MInferenceConfig, got {type(config).__name__}")
     if config.attn_type == "hf":
         return restore(model)
     if engine.is_engine(model):
@@ -116,6 +114,7 @@ def minference_patch(model, config):
     from .transformers_backend import LayerPlan, backend_over
 
     text, _ = text_config(model)
+    _require_patch_of_its_own(model)
     modules = attention_modules(model)
     if not modules:
         raise NotImplementedError(
@@ -123,25 +122,55 @@ def minference_patch(model, config):
         )
     own_name = getattr(model.config, "_name_or_path", "") or ""
     layers = config.layers(text.num_hidden_layers, text.num_attention_heads, own_name)
+    backend = backend_over(getattr(model, "_minference_previous", text._attn_implementation))
     fallback = _library.FALLBACK_OFF if config.options["fallback"] == "off" else _library.FALLBACK_AUTO
     plans = {
         layer: LayerPlan(
             layer,
             torch.from_numpy(layers[layer]),
             fallback,
+            backend.previous,
             config.attn_type == "static" and layer >= config.starting_layer,
             config.options.get("share_index", False),
         )
         for layer in modules
     }
     _require_computable(model, modules, plans)
-    backend = backend_over(getattr(model, "_minference_previous", text._attn_implementation))
     restore(model)
-    _set_implementation(model, backend.name)
-    for layer, module in modules.items():
-        module._minference = plans[layer]
-    model._minference_previous = backend.previous
+    _install(model, plans, backend.previous)
     return model
+
+
+def _install(model, plans, previous):
+    from .transformers_backend import backend_over
+
+    _set_implementation(model, backend_over(previous).name)
+    for layer, module in attention_modules(model).items():
+        if layer in plans:
+            module._minference = plans[layer]
+    model._minference_previous = previous
+
+
+def _installed(model):
+    """The plans of a patched model, by layer."""
+    return {
+        layer: module._minference
+        for layer, module in attention_modules(model).items()
+        if hasattr(module, "_minference")
+    }
+
+
+def _require_patch_of_its_own(model):
+    """A backend that this object does not know of: another one that shares its configuration was patched."""
+    from .transformers_backend import is_backend
+
+    text, _ = text_config(model)
+    if not hasattr(model, "_minference_previous") and is_backend(text._attn_implementation or ""):
+        raise ValueError(
+            "model must not share its config with a model that is patched already, got a "
+            f"{type(model).__name__} whose attn_implementation is {text._attn_implementation!r}: "
+            "patch and restore one object, and give each model a config of its own"
+        )
 
 
 def restore(model):
@@ -150,11 +179,18 @@ def restore(model):
     Returns
     -------
     model
+
+    Raises
+    ------
+    ValueError
+        If another object that shares the model's config was patched: that one must be restored.
     """
     if engine.is_engine(model):
         return engine.restore(model)
     previous = getattr(model, "_minference_previous", None)
     if previous is None:
+        if hasattr(getattr(model, "config", None), "get_text_config"):
+            _require_patch_of_its_own(model)
         return model
     for module in attention_modules(model).values():
         if hasattr(module, "_minference"):
@@ -205,7 +241,8 @@ class MInference:
     causal prefill, also padded, packed, in chunks, over caches and with sliding windows. The implementation
     it had before does everything else: decoding, short calls, masks with holes, training, soft caps, sinks.
     Prefill must run without gradients (``torch.no_grad()``, as ``generate`` does), or it counts as training.
-    A model inside ``torch.compile`` or ``torch.export`` also keeps the implementation it had.
+    A model inside ``torch.compile`` or ``torch.export`` also keeps the implementation it had; layers that are compiled
+    by themselves break their graph at attention, so not with ``fullgraph``.
     """
 
     def __init__(
@@ -244,8 +281,13 @@ class MInference:
 
     @contextlib.contextmanager
     def patched(self, model):
-        """Patch `model` for the time of a ``with`` block."""
+        """Patch `model` for the time of a ``with`` block; behind it an earlier patch of a transformers model holds again."""
+        earlier = getattr(model, "_minference_previous", None)
+        plans = _installed(model) if earlier is not None else {}
+        patched = self(model)
         try:
-            yield self(model)
+            yield patched
         finally:
             restore(model)
+            if earlier is not None:
+                _install(model, plans, earlier)

@@ -10,7 +10,7 @@ import ctypes
 import os
 
 from . import _library
-from ._checks import require_number
+from ._checks import any_array, require_integer, require_name, require_number, require_path
 
 
 def dense():
@@ -40,19 +40,9 @@ def block_sparse(top_k, last_dense_rows=0):
 
 
 def adaptive(share=0.95, last_dense_rows=0):
-    """Vertical-slash with the cheapest members that keep `share`, in (0, 1], of the estimated mass."""
-    share = require_number(share, "share", "above 0 and at most 1", lambda x: 1e-6 <= x <= 1)
+    """Vertical-slash with the cheapest members that keep `share`, from 1e-6 to 1, of the estimated mass."""
+    share = require_number(share, "share", "at least 1e-6 and at most 1", lambda x: 1e-6 <= x <= 1)
     return (_library.ADAPTIVE, 0, 0, last_dense_rows, round(share * 1_000_000))
-
-
-def _any_array(values):
-    """A NumPy array; an empty one of objects where rows differ in length."""
-    import numpy
-
-    try:
-        return numpy.asarray(values)
-    except ValueError:
-        return numpy.empty(0, dtype=object)
 
 
 def _require_int32(array, name):
@@ -67,7 +57,7 @@ def layer_array(heads, num_query_heads):
     """An int32 NumPy array ``[num_query_heads, 5]`` from one pattern for all heads, or from one for each."""
     import numpy
 
-    array = _any_array(heads)
+    array = any_array(heads)
     if array.dtype.kind not in "iu" or array.shape not in ((5,), (num_query_heads, 5)):
         raise ValueError(
             "heads must be one pattern of 5 integers or an integer array [num_query_heads, 5] = "
@@ -91,6 +81,16 @@ class HeadPatterns:
         if getattr(self, "_handle", None):
             _library.load().patterns_destroy(self._handle)
 
+    # Nothing changes it, and one object alone may give the handle back.
+    def __copy__(self):
+        return self
+
+    def __deepcopy__(self, _memo):
+        return self
+
+    def __reduce__(self):
+        return HeadPatterns.parse, (self.json(),)
+
     @classmethod
     def load(cls, path):
         """Read a file: this project's JSON, or MInference 1.0's.
@@ -103,7 +103,8 @@ class HeadPatterns:
             If it breaks a rule of the format; the message says what and where.
         """
         handle = ctypes.c_void_p()
-        _library.load().patterns_load(os.fsencode(path), ctypes.byref(handle))
+        path = os.fsencode(require_path(path, "path"))
+        _library.load().patterns_load(path, ctypes.byref(handle))
         return cls(handle)
 
     @classmethod
@@ -120,7 +121,7 @@ class HeadPatterns:
     def builtin(cls, model):
         """The set that comes with the library for a hub id; `get_support_models` lists them."""
         handle = ctypes.c_void_p()
-        _library.load().patterns_builtin(model.encode(), ctypes.byref(handle))
+        _library.load().patterns_builtin(require_name(model, "model").encode(), ctypes.byref(handle))
         return cls(handle)
 
     @classmethod
@@ -128,7 +129,7 @@ class HeadPatterns:
         """From an integer array ``[num_layers, num_query_heads, 5]``; `source` says where it comes from."""
         import numpy
 
-        array = _any_array(layers)
+        array = any_array(layers)
         if array.ndim != 3 or array.shape[2] != 5 or array.dtype.kind not in "iu":
             raise ValueError(
                 "layers must be integers of shape [num_layers, num_query_heads, 5], "
@@ -160,6 +161,7 @@ class HeadPatterns:
         import numpy
 
         heads = numpy.empty((self.num_query_heads, 5), dtype=numpy.int32)
+        layer = require_integer(layer, "layer", end=self.num_layers)
         _library.load().patterns_layer(self._handle, layer, heads.ctypes.data)
         return heads
 

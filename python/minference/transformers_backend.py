@@ -37,6 +37,8 @@ class LayerPlan:
         int32 ``[num_query_heads, 5]`` on the CPU.
     fallback : int
         FALLBACK_AUTO or FALLBACK_OFF.
+    previous : str
+        The implementation that the model had before.
     static : bool
         Whether columns and diagonals are chosen in the first call and kept.
     share_index : bool
@@ -45,15 +47,21 @@ class LayerPlan:
         Called with each layer call while `minference.record` is active.
     """
 
-    def __init__(self, layer, heads, fallback, static=False, share_index=False):
+    def __init__(self, layer, heads, fallback, previous, static=False, share_index=False):
         self.layer = layer
         self.heads = heads
         self.fallback = fallback
+        self.previous = previous
         self.static = static
         self.share_index = share_index
         self.members = None
         self.recorder = None
         self._windowed = {}
+
+    def __setstate__(self, state):
+        """A model that another process pickled: here nobody has registered its backend yet."""
+        self.__dict__.update(state)
+        backend_over(self.previous)
 
     def heads_for(self, window):
         """The patterns of a call; a sliding window is A-shape without a sink, exactly."""
@@ -208,6 +216,11 @@ class Backend:
             _eager_attention(module) if self.previous == "eager" else ALL_ATTENTION_FUNCTIONS[self.previous]
         )
         return previous(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs)
+
+
+def is_backend(name):
+    """Whether an implementation's name is that of a backend."""
+    return name == "minference" or name.startswith("minference_over_")
 
 
 @functools.cache

@@ -167,14 +167,18 @@ INDEX = torch.zeros(1, 4, 2, dtype=torch.int32)
                 Q, K, V, minference.patterns.dense(), sequences=[(1, 0, 1, 0, 1)]
             ),
         ),
-        (ValueError, "share must be above 0 and at most 1", lambda: minference.patterns.adaptive(1.5)),
-        (ValueError, "share must be above 0 .*got nan", lambda: minference.patterns.adaptive(float("nan"))),
-        (ValueError, "share must be above 0 .*got 'a'", lambda: minference.patterns.adaptive("a")),
+        (ValueError, "share must be at least 1e-6 and at most 1", lambda: minference.patterns.adaptive(1.5)),
+        (
+            ValueError,
+            "share must be at least 1e-6 .*got nan",
+            lambda: minference.patterns.adaptive(float("nan")),
+        ),
+        (ValueError, "share must be at least 1e-6 .*got 'a'", lambda: minference.patterns.adaptive("a")),
         (ValueError, "num_threads must be an integer from 1", lambda: minference.set_num_threads(0)),
         (ValueError, "num_threads must be an integer .*'abc'", lambda: minference.set_num_threads("abc")),
         (
             ValueError,
-            "softmax_scale must be finite and not 0, got 'a'",
+            "softmax_scale must be finite and not 0 as a float32, got 'a'",
             lambda: minference.dense_attention(Q, K, V, softmax_scale="a"),
         ),
         (
@@ -183,6 +187,72 @@ INDEX = torch.zeros(1, 4, 2, dtype=torch.int32)
             lambda: minference.prefill_attention(Q, K, V, minference.patterns.dense(), fallback=[1]),
         ),
         (ValueError, "query must have dtype", lambda: minference.dense_attention(Q.int(), K.int(), V.int())),
+        (
+            ValueError,
+            "softmax_scale must be .* got 1e-50",
+            lambda: minference.dense_attention(Q, K, V, softmax_scale=1e-50),
+        ),
+        (
+            ValueError,
+            "return_lse must be True or False, got np.True_",
+            lambda: minference.dense_attention(Q, K, V, return_lse=numpy.True_),
+        ),
+        (
+            ValueError,
+            "causal must be True or False, got 'no'",
+            lambda: minference.vertical_slash_sparse_attention(Q, K, V, INDEX, INDEX, causal="no"),
+        ),
+        (
+            ValueError,
+            "query must have 4 dimensions",
+            lambda: minference.vertical_slash_sparse_attention(Q[0], K, V, INDEX, INDEX),
+        ),
+        (
+            ValueError,
+            "v_idx must hold integers, rows of one length",
+            lambda: minference.vertical_slash_sparse_attention(Q, K, V, [[[1], [1, 2]]], INDEX),
+        ),
+        (
+            ValueError,
+            "s_idx must hold integers",
+            lambda: minference.vertical_slash_sparse_attention(Q, K, V, INDEX, None),
+        ),
+        (
+            ValueError,
+            "s_idx must fit int64, got 18446744073709551615",
+            lambda: minference.vertical_slash_sparse_attention(
+                *(x.numpy() for x in (Q, K, V)), INDEX.numpy(), numpy.full((1, 4, 1), 2**64 - 1, numpy.uint64)
+            ),
+        ),
+        (
+            ValueError,
+            r"sequences must be integers \[num_sequences, 5\]",
+            lambda: minference.prefill_attention(
+                Q, K, V, minference.patterns.dense(), sequences=[[1], [2, 3]]
+            ),
+        ),
+        (
+            ValueError,
+            "key must have query's batch of 1, got 3",
+            lambda: minference.estimate(Q, K.expand(3, -1, -1, -1)),
+        ),
+        (
+            ValueError,
+            r"diagonal_sums must have column_sums' shape \[2, 8\], got \[2, 9\]",
+            lambda: minference.select(torch.ones(2, 8), torch.ones(2, 9), minference.patterns.adaptive()),
+        ),
+        (
+            ValueError,
+            "column_sums must have dtype float32, got torch.float16",
+            lambda: minference.select(
+                torch.ones(2, 8).half(), torch.ones(2, 8).half(), minference.patterns.adaptive()
+            ),
+        ),
+        (
+            ValueError,
+            "num_threads must be an integer from 1 to 4096",
+            lambda: minference.set_num_threads(5000),
+        ),
         (
             TypeError,
             "column_sums must be a torch tensor or a NumPy array, got list",

@@ -4,6 +4,7 @@ import pytest
 import torch
 import transformers
 from models import SINKS, SOFT_CAPPED, make, tokens
+from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers.masking_utils import sdpa_mask
 
 from minference import MInference
@@ -212,6 +213,12 @@ def test_traced_and_transformed_models_run_the_previous_implementation():
         batch = torch.stack([tokens(1, 100), tokens(1, 100, 1)])
         mapped = torch.vmap(Logits())(batch)
     torch.testing.assert_close(mapped, torch.stack([expected, other]), atol=1e-5, rtol=1e-5)
+
+
+def test_fake_tensors_run_the_previous_implementation():
+    model = make("llama", attn_implementation="sdpa")
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+        assert EVERYTHING(model)(tokens(1, 100)).logits.shape == (1, 100, 128)
 
 
 def test_compiled_models_run_the_previous_implementation():

@@ -1,4 +1,6 @@
+import copy
 import json
+import pickle
 
 import numpy
 import pytest
@@ -29,6 +31,12 @@ def test_files_round_trip(tmp_path):
             adaptive = LAYERS[layer][:, 0] == 4
             numpy.testing.assert_array_equal(read.layer(layer)[adaptive, 4], LAYERS[layer][adaptive, 4])
     json.loads(original.json())
+
+
+def test_copies_and_pickles():
+    original = HeadPatterns.from_array(LAYERS, source="a test")
+    for same in (copy.copy(original), copy.deepcopy(original), pickle.loads(pickle.dumps(original))):
+        assert same.source == "a test" and same.json() == original.json()
 
 
 def test_files_of_minference_1_0_are_read():
@@ -63,6 +71,17 @@ def test_refusals(tmp_path):
         HeadPatterns.from_array(numpy.where(LAYERS == 7, 2**32 + 5, LAYERS))
     with pytest.raises(TypeError, match="text must be a str, got int"):
         HeadPatterns.parse(3)
+    with pytest.raises(TypeError, match="model must be a str, got None"):
+        HeadPatterns.builtin(None)
+    with pytest.raises(ValueError, match="model must have no NUL character"):
+        HeadPatterns.builtin(minference.get_support_models()[0] + "\0junk")
+    with pytest.raises(TypeError, match="path must be a str or a path, got 5"):
+        HeadPatterns.load(5)
+    with pytest.raises(ValueError, match="layer must be an integer from 0 to 2, got 'a'"):
+        original.layer("a")
+    for name in ("model_name", "config_path"):
+        with pytest.raises(TypeError, match=f"{name} must be a str or a path, got 5"):
+            MInference(**{name: 5})
 
 
 def test_supported_models():
@@ -183,7 +202,7 @@ def test_upstream_types_that_are_missing(attn_type):
             r"attn_kwargs\['n_local'\] must be an integer",
             {"attn_type": "streaming", "attn_kwargs": {"n_local": -1}},
         ),
-        (ValueError, "share must be above 0", {"attn_kwargs": {"share": 0}}),
+        (ValueError, "share must be at least 1e-6", {"attn_kwargs": {"share": 0}}),
         (ValueError, "minference_ratio.* above 0, got 0", {"attn_kwargs": {"minference_ratio": 0}}),
         (ValueError, "minference_ratio.* must be a finite", {"attn_kwargs": {"minference_ratio": "a"}}),
         (ValueError, "fallback.* must be", {"attn_kwargs": {"fallback": "never"}}),

@@ -6,6 +6,7 @@ from models import make, tokens
 from reference import a_shape_mask, causal_mask, masked_attention
 
 from minference import MInference, record
+from minference.observe import MAP_BINS, computed_share, observe
 
 SPARSE = MInference("a_shape", attn_kwargs={"n_init": 4, "n_local": 60, "fallback": "off"})
 
@@ -108,6 +109,18 @@ def test_declined_calls_are_not_recorded():
         model(tokens(1, 1))
     assert [layer.calls for layer in report.layers] == [0, 0]
     assert report.density is None and report.seconds == 0
+
+
+def test_observers_see_the_window_of_a_layer():
+    model = MInference("minference", attn_kwargs={"fallback": "off"})(make("mistral"))
+    with observe(model, with_attention=True) as (report, heads), torch.no_grad():
+        model(tokens(1, 400))
+    for head in heads:
+        assert head.pattern[:3] == (1, 0, 70)
+        # Of the last row looked at, at position 398, the window leaves the keys from 329 on.
+        assert head.attention[-1, : 328 * MAP_BINS // 400].sum() == 0
+    shares = [numpy.nanmean(computed_share(head, 400)) for head in heads]
+    numpy.testing.assert_allclose(shares, report.density, atol=1e-3)
 
 
 def test_models_without_a_patch_are_refused():

@@ -1,6 +1,8 @@
 """Patched models: calls that the library takes give what the model gave before, to rounding."""
 
 import gc
+import subprocess
+import sys
 import weakref
 
 import pytest
@@ -65,11 +67,64 @@ def test_patching_again_replaces_the_patch():
     assert model.config._attn_implementation == "sdpa"
 
 
+def test_an_earlier_patch_holds_again_behind_a_block():
+    model = DENSE(make("llama", attn_implementation="eager"))
+    plan = model.model.layers[0].self_attn._minference
+    with MInference("a_shape").patched(model):
+        assert model.model.layers[0].self_attn._minference is not plan
+    assert model.model.layers[0].self_attn._minference is plan
+    assert model.config._attn_implementation == "minference_over_eager"
+    assert minference.restore(model).config._attn_implementation == "eager"
+
+
+def test_models_that_share_a_config_are_told_apart():
+    model = make("llama")
+    other = type(model)(model.config)
+    DENSE(model)
+    for refused in (DENSE, minference.restore, MInference("hf")):
+        for alias in (other, model.model):
+            with pytest.raises(
+                ValueError, match="model must not share its config with a model that is patched"
+            ):
+                refused(alias)
+    assert minference.restore(model).config._attn_implementation == "sdpa"
+    assert DENSE(other) is other
+
+
+def test_patched_models_can_be_pickled(tmp_path):
+    model = EVERYTHING(make("llama"))
+    ids = tokens(1, 100)
+    torch.save((model, ids, model(ids).logits), tmp_path / "model.pt")
+    program = (
+        "import sys, torch; model, ids, logits = torch.load(sys.argv[1], weights_only=False)\n"
+        "with torch.no_grad(): assert torch.equal(model(ids).logits, logits)"
+    )
+    subprocess.run([sys.executable, "-c", program, tmp_path / "model.pt"], check=True)
+
+
+@pytest.mark.parametrize("kind", ["GPTNeoX", "GPT2", "OPT"])
+def test_models_without_grouped_heads(kind, taken):
+    config = getattr(transformers, kind + "Config")(
+        vocab_size=128, hidden_size=128, num_hidden_layers=2, num_attention_heads=2, intermediate_size=96
+    )
+    torch.manual_seed(0)
+    model = getattr(transformers, kind + ("LMHeadModel" if kind == "GPT2" else "ForCausalLM"))(config).eval()
+    ids = tokens(1, 100)
+    expected = model(ids).logits
+    torch.testing.assert_close(EVERYTHING(model)(ids).logits, expected, atol=1e-4, rtol=1e-4)
+    assert len(taken) == config.num_hidden_layers
+
+
 def test_a_refused_patch_changes_nothing():
     model = DENSE(make("llama"))
     plan = model.model.layers[0].self_attn._minference
+    refused = MInference(model_name="no/such-model")
     with pytest.raises(ValueError, match="model_name"):
-        MInference(model_name="no/such-model")(model)
+        refused(model)
+    with pytest.raises(ValueError, match="model_name"), refused.patched(model):
+        pass
+    with pytest.raises(TypeError, match="config must be a MInferenceConfig, got NoneType"):
+        minference.minference_patch(model, None)
     assert model.model.layers[0].self_attn._minference is plan
     assert model.config._attn_implementation == "minference"
     assert minference.restore(model).config._attn_implementation == "sdpa"

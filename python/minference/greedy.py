@@ -117,6 +117,31 @@ def attention_left_out(model) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def attention_timed(model) -> Iterator[list[float]]:
+    """A list that grows by the seconds of every call of the model's attention function."""
+    name = model.config._attn_implementation
+    attend = AttentionInterface()[name]
+    seconds: list[float] = []
+
+    def now(tensor):
+        if tensor.is_cuda:
+            torch.cuda.synchronize(tensor.device)
+        return time.perf_counter()
+
+    def timed(module, query, *arguments, **options):
+        begin = now(query)
+        result = attend(module, query, *arguments, **options)
+        seconds.append(now(query) - begin)
+        return result
+
+    AttentionInterface.register(name, timed)
+    try:
+        yield seconds
+    finally:
+        AttentionInterface.register(name, attend)
+
+
+@contextlib.contextmanager
 def after_each_layer(model, notify: Callable[[], None]) -> Iterator[None]:
     """Call `notify` after every decoder layer of every forward pass."""
     hooks = [layer.register_forward_hook(lambda *_: notify()) for layer in model.get_decoder().layers]

@@ -4,9 +4,10 @@ import re
 
 import numpy as np
 import pytest
+import transformers
 
 from minference import HeadPatterns, MInference, patterns, restore
-from minference.greedy import after_each_layer, answer, attention_left_out
+from minference.greedy import after_each_layer, answer, attention_left_out, attention_timed
 from minference.needle import haystack
 from minference.needle import model as needle
 from minference.needle.prompts import TASKS, answer_tokens, make_prompt
@@ -83,6 +84,17 @@ def test_floor_leaves_the_model_as_it_was(embedded):
     assert len(layers) == model.config.num_hidden_layers
     assert answer(model, token_ids, 3).tokens == before
     assert len(layers) == model.config.num_hidden_layers
+
+
+def test_attention_is_timed_call_by_call(embedded):
+    model, _ = embedded
+    attend = transformers.AttentionInterface()["sdpa"]
+    with attention_timed(model) as seconds:
+        run = answer(model, [5] * 500, 2)
+    # The pass over the prompt, and that over the first token of the answer.
+    assert len(seconds) == 2 * model.config.num_hidden_layers and min(seconds) > 0
+    assert sum(seconds) < run.seconds_to_first_token + run.seconds_per_token
+    assert transformers.AttentionInterface()["sdpa"] is attend
 
 
 def test_observe_sees_every_head(embedded, tmp_path):

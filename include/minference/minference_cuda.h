@@ -22,8 +22,8 @@ typedef enum minference_cuda_form {
 
 typedef enum minference_cuda_kernel {
   MINFERENCE_CUDA_KERNEL_BEST = 0, /* the first of these that serves the call on this device */
-  MINFERENCE_CUDA_KERNEL_SM90 = 1, /* Hopper; D 64, 96 or 128; causal, no dense rows; data pointers,
-                                      head and row strides multiples of 16 bytes */
+  MINFERENCE_CUDA_KERNEL_SM90 = 1, /* Hopper; D 64, 96, 128 or 256; no dense rows; data pointers multiples of
+                                      16 bytes, head and row strides positive ones */
   MINFERENCE_CUDA_KERNEL_SM80 = 2  /* compute capability 8.0 and later; every call */
 } minference_cuda_kernel;
 
@@ -46,8 +46,8 @@ typedef struct minference_cuda_head {
 typedef struct minference_cuda_attention_call {
   size_t struct_size;
   minference_tensor query, key, value, out;
-  minference_tensor lse; /* [1, Hq, q_len, 1] f32, natural log; data == NULL: not wanted */
-  float softmax_scale;
+  minference_tensor lse;             /* [1, Hq, q_len, 1] f32, natural log; data == NULL: not wanted */
+  float softmax_scale;               /* above 0 */
   int32_t tile_capacity;             /* tiles a row of `tiles` holds */
   int32_t column_capacity;           /* columns a row of `columns` holds */
   const minference_cuda_head* heads; /* [Hq]; NULL: every head computes all causal pairs */

@@ -189,7 +189,8 @@ std::unique_ptr<Module> make_module(const Host& host) {
 
 Registry* load(const void* caller) {
   static std::mutex mutex;
-  static std::vector<std::unique_ptr<Module>> modules;
+  // For good: at exit a global of the host may free its backend after everything of ours that could be destroyed.
+  static auto& modules = *new std::vector<std::unique_ptr<Module>>;
   const std::lock_guard lock(mutex);
   Host host{};
   if (const std::string problem = bind_host(caller, host); !problem.empty()) {

@@ -110,7 +110,7 @@ FlashAttention::FlashAttention(const Host& host, HeadPatterns patterns)
 FlashAttention::~FlashAttention() = default;
 
 void FlashAttention::start_threads() {
-  if (executor_ && executor_->num_workers() == num_threads_) return;
+  if (context_ && executor_->num_workers() == num_threads_) return;
   context_.reset();
   if (void* openmp = find_openmp()) {
     executor_ = base::make_host_executor(num_threads_, minference_openmp_parallel_for, openmp);

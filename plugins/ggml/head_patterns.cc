@@ -1,9 +1,10 @@
 #include "head_patterns.h"
 
-#include <cstdlib>
+#include <charconv>
 #include <cstring>
 #include <fstream>
 #include <stdexcept>
+#include <system_error>
 
 namespace minference::ggml {
 namespace {
@@ -16,11 +17,12 @@ minference_head_pattern adaptive(double share) {
 }
 
 double parse_share(const std::string& text) {
-  char* end = nullptr;
-  const double share = std::strtod(text.c_str(), &end);
-  if (text.empty() || *end != '\0' || !(share > 0 && share <= 1)) {
-    throw std::runtime_error("the share of adaptive patterns must be above 0 and at most 1, got \"" + text +
-                             "\"");
+  double share = 0;
+  const char* const end = text.data() + text.size();
+  const auto [behind, error] = std::from_chars(text.data(), end, share);
+  if (error != std::errc{} || behind != end || !(share >= 1e-6 && share <= 1)) {
+    throw std::runtime_error("the share of adaptive patterns must be at least 1e-6 and at most 1, got \"" +
+                             text + "\"");
   }
   return share;
 }

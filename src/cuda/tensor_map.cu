@@ -31,7 +31,8 @@ PFN_cuTensorMapEncodeTiled_v12000 encode_function() {
 
 CUtensorMap tensor_map(const base::InputHeads& tensor, int box_rows, const char* name) {
   constexpr cuuint32_t kBoxDim = 64;
-  const std::int64_t row_bytes = tensor.row_stride * 2;
+  // Of a single row or head the stride is never taken, but must be one.
+  const std::int64_t row_bytes = (tensor.rows == 1 ? tensor.dim : tensor.row_stride) * 2;
   const std::int64_t head_bytes = tensor.heads == 1 ? row_bytes : tensor.head_stride * 2;
   const auto address = reinterpret_cast<std::uintptr_t>(tensor.data);
   base::require(address % 16 == 0, std::string(name) + ".data", "must be aligned to 16 bytes", tensor.data);

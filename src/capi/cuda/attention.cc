@@ -28,6 +28,17 @@ View heads_view(const minference_tensor& tensor, const char* name) {
   return view;
 }
 
+base::RowsView lse_view(const minference_tensor& lse, const minference_tensor& query) {
+  if (lse.data == nullptr) return {};
+  base::require(lse.dtype == MINFERENCE_F32, "lse.dtype", "must be float32", lse.dtype);
+  const std::int64_t shape[4] = {1, query.shape[1], query.shape[2], 1};
+  for (int i = 0; i < 4; ++i) {
+    base::require(lse.shape[i] == shape[i], "lse.shape[" + std::to_string(i) + "]",
+                  "must be " + std::to_string(shape[i]), lse.shape[i]);
+  }
+  return {static_cast<float*>(lse.data), lse.stride[1], lse.stride[2]};
+}
+
 kernels::DeviceAttentionCall device_call(const minference_cuda_attention_call* call) {
   base::require(call != nullptr, "call", "must not be null", "null");
   base::require(call->struct_size == sizeof(minference_cuda_attention_call), "call.struct_size",
@@ -38,7 +49,7 @@ kernels::DeviceAttentionCall device_call(const minference_cuda_attention_call* c
   device.key = heads_view<base::InputHeads>(call->key, "key");
   device.value = heads_view<base::InputHeads>(call->value, "value");
   device.out = heads_view<base::OutputHeads>(call->out, "out");
-  device.lse = {static_cast<float*>(call->lse.data), call->lse.stride[1], call->lse.stride[2]};
+  device.lse = lse_view(call->lse, call->query);
   device.softmax_scale = call->softmax_scale;
   device.index = {.heads = reinterpret_cast<const kernels::DeviceHead*>(call->heads),
                   .tiles = call->tiles,

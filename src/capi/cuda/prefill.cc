@@ -209,7 +209,8 @@ minference_tensor unpaged(const minference_tensor& pool, const minference_cuda_p
   base::require(pool.shape[2] >= 1, name + ".shape[2]", "must be >= 1 (page_size)", pool.shape[2]);
   minference_tensor tensor = pool;
   tensor.shape[0] = call.query.shape[0];
-  tensor.shape[2] = std::min(kMaxKeys, call.block_table_stride * pool.shape[2]);
+  tensor.shape[2] =
+      call.block_table_stride > kMaxKeys / pool.shape[2] ? kMaxKeys : call.block_table_stride * pool.shape[2];
   // Never used as an address: sequences' keys are gathered first.
   std::fill(tensor.stride, tensor.stride + 3, 0);
   return tensor;

@@ -32,11 +32,15 @@ struct Demands {
   bool none() const { return !(dense_rows || unaligned || many_blocks); }
 
  private:
+  // As the copy engine wants tensors; a step from one head or row to itself it does not know.
   template <class View>
   static bool is_aligned(const View& view) {
     constexpr int kBytes = 16, kElements = kBytes / 2;
-    return reinterpret_cast<std::uintptr_t>(view.data) % kBytes == 0 && view.head_stride % kElements == 0 &&
-           view.row_stride % kElements == 0;
+    const auto steps = [](std::int64_t count, std::int64_t stride) {
+      return count == 1 || (stride > 0 && stride % kElements == 0);
+    };
+    return reinterpret_cast<std::uintptr_t>(view.data) % kBytes == 0 && steps(view.heads, view.head_stride) &&
+           steps(view.rows, view.row_stride);
   }
 };
 
@@ -86,6 +90,18 @@ const KernelRow& kernel_for(const DeviceAttentionCall& call) {
   throw base::Error(base::ErrorCode::invalid_argument, "kernel must be best, sm90 or sm80");
 }
 
+template <class View, class Like>
+void require_shape(const View& view, const std::string& name, const Like& like,
+                   const std::string& like_name) {
+  const auto same = [&](const char* dimension, std::int64_t actual, std::int64_t wanted) {
+    require(actual == wanted, name + "." + dimension,
+            "must be " + like_name + "." + dimension + " = " + std::to_string(wanted), actual);
+  };
+  same("heads", view.heads, like.heads);
+  same("rows", view.rows, like.rows);
+  same("dim", view.dim, like.dim);
+}
+
 void check_call(const DeviceAttentionCall& call) {
   const auto& [query, key, value, out, lse, scale, index, causal, kernel] = call;
   constexpr std::int64_t kMaxLength = std::int64_t{1} << 27;  // an entry of sm90 holds a start in 29 bits
@@ -93,13 +109,16 @@ void check_call(const DeviceAttentionCall& call) {
           "must be a positive multiple of key.heads", query.heads);
   require(query.rows >= 0 && query.rows <= key.rows, "q_len", "must be in [0, kv_len]", query.rows);
   require(key.rows <= kMaxLength, "kv_len", "must be at most 2^27", key.rows);
-  require(value.heads == key.heads && value.rows == key.rows && value.dim == key.dim, "value",
-          "must have the shape of key, got dim", value.dim);
-  require(out.heads == query.heads && out.rows == query.rows && out.dim == query.dim, "out",
-          "must have the shape of query, got rows", out.rows);
-  require(query.dim == key.dim, "query.dim", "must be key.dim", query.dim);
-  require(query.dtype == key.dtype && query.dtype == value.dtype && query.dtype == out.dtype, "dtypes",
-          "must be the same, query's is", base::name_of(query.dtype));
+  require_shape(value, "value", key, "key");
+  require_shape(out, "out", query, "query");
+  require(query.dim == key.dim, "query.dim", "must be key.dim = " + std::to_string(key.dim), query.dim);
+  const auto same_dtype = [&](base::DType dtype, const char* name) {
+    require(dtype == query.dtype, std::string(name) + ".dtype",
+            std::string("must be query's ") + base::name_of(query.dtype), base::name_of(dtype));
+  };
+  same_dtype(key.dtype, "key");
+  same_dtype(value.dtype, "value");
+  same_dtype(out.dtype, "out");
   require(query.dtype != base::DType::f32, "dtype", "must be float16 or bfloat16", base::name_of(query.dtype),
           kUnsupported);
   require(sm80::serves_head_dim(query.dim), "head_dim", "must be a multiple of 8 from 8 to 256", query.dim,

@@ -11,8 +11,8 @@
  *   - Structs begin with struct_size, which the caller sets to sizeof: later versions append fields only. Those that come
  *     in arrays or inside others, minference_tensor, minference_sequence and minference_head_pattern, have none and never
  *     change. Zero in every other field is its default unless a comment says otherwise.
- *   - The library never prints, exits, or changes global state, with one exception: where the CPU has AMX, the process asks
- *     Linux once for permission to use the tile registers.
+ *   - The library never prints, exits, or changes global state, with two exceptions: where the CPU has AMX, the process asks
+ *     Linux once for permission to use the tile registers; and loading the library registers a fork handler, which counts.
  *
  * Words: B batch, Hq query heads, Hkv key/value heads (Hq % Hkv == 0; query head h reads head h / (Hq / Hkv)), D head_dim.
  * Positions: query row i of a sequence stands at key position kv_len - q_len + i (bottom-right aligned).

@@ -13,6 +13,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "base/process_generation.h"
 
 namespace minference::base {
 namespace {
@@ -94,7 +95,7 @@ class ThreadPool final : public Executor {
         cpus_(pinned_ ? std::move(cpus) : allowed_cpus()) {}
 
   ~ThreadPool() override {
-    if (owner_ != getpid()) static_cast<void>(crew_.release());
+    if (crew_ && owner_ != process_generation()) static_cast<void>(crew_.release());
   }
 
   int num_workers() const noexcept override { return num_workers_; }
@@ -117,7 +118,8 @@ class ThreadPool final : public Executor {
 
  private:
   void start() {
-    if (crew_ && owner_ == getpid()) return;
+    const std::uint64_t process = process_generation();
+    if (crew_ && owner_ == process) return;
     // After fork() the old crew's threads do not exist here and its mutex may be held: it can only be leaked.
     static_cast<void>(crew_.release());
     auto crew = std::make_unique<Crew>();
@@ -133,14 +135,14 @@ class ThreadPool final : public Executor {
              pinned_ ? std::vector{cpus_[static_cast<std::size_t>(worker) % cpus_.size()]} : cpus_);
     }
     crew_ = std::move(crew);
-    owner_ = getpid();
+    owner_ = process;
   }
 
   int num_workers_;
   bool pinned_;  // each worker to one of cpus_; otherwise every worker may use all of them
   std::vector<int> cpus_;
   std::unique_ptr<Crew> crew_;
-  pid_t owner_ = 0;
+  std::uint64_t owner_ = 0;  // process_generation() of the crew's threads
 };
 
 }  // namespace

@@ -4,6 +4,8 @@
 #include <pthread.h>
 #include <sched.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <fstream>
@@ -11,6 +13,12 @@
 #include <thread>
 
 #include "base/error.h"
+
+// In this program a child has its parent's pid, as below a container's process 1 that has unshared its PID namespace.
+extern "C" pid_t getpid() noexcept {
+  static const auto first = static_cast<pid_t>(syscall(SYS_getpid));
+  return first;
+}
 
 namespace minference::base {
 namespace {
@@ -86,6 +94,28 @@ TEST(ThreadPool, ThreadsThatDoNotStartAreAnErrorAndTheNextLoopStartsThemAll) {
   }
   EXPECT_EQ(calls_of_workers(*pool), std::vector<int>(33, 1));
 }
+
+#ifndef __SANITIZE_THREAD__  // ends a child that starts threads
+TEST(ThreadPool, AForkedChildHasThreadsOfItsOwnWhateverItsPid) {
+  auto used = make_thread_pool(3), abandoned = make_thread_pool(3);
+  const std::vector<int> once(3, 1);
+  ASSERT_EQ(calls_of_workers(*used), once);
+  ASSERT_EQ(calls_of_workers(*abandoned), once);
+  const pid_t parent = getpid(), child = fork();
+  ASSERT_GE(child, 0);
+  if (child == 0) {
+    alarm(20);
+    const bool right = getpid() == parent && calls_of_workers(*used) == once;
+    used.reset();
+    abandoned.reset();
+    _exit(right ? 0 : 1);
+  }
+  int status = -1;
+  ASSERT_EQ(waitpid(child, &status, 0), child);
+  EXPECT_EQ(status, 0) << "signal " << WTERMSIG(status);
+  EXPECT_EQ(calls_of_workers(*used), once);
+}
+#endif
 
 TEST(ThreadPool, WorkersOfABoundThreadUseWhatTheProcessMay) {
   const std::vector<int> all = allowed_cpus();

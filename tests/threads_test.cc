@@ -1,5 +1,7 @@
 // Many contexts at once, and one context from many threads.
 #include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <atomic>
 #include <minference/minference.hpp>
@@ -73,6 +75,43 @@ TEST(Threads, ASecondCallOnABusyContextIsRefused) {
   reentry.context = &context;
   EXPECT_EQ(inputs.run(context), expected);
   EXPECT_GT(reentry.busy, 0);
+}
+
+TEST(Threads, AForkDuringACallLeavesTheChildAContextThatIsFree) {
+  const Inputs inputs;
+  minference::Context alone({.num_threads = 1});
+  const std::vector<float> expected = inputs.run(alone);
+
+  // A parallel-for that keeps its call running until it is let go.
+  struct Gate {
+    std::atomic<bool> entered{false}, open{false};
+  } gate;
+  const minference_parallel_for wait_at_gate = [](void* state, std::int64_t num_tasks,
+                                                  void (*task)(void*, std::int64_t), void* argument) {
+    auto& shared = *static_cast<Gate*>(state);
+    shared.entered = true;
+    while (!shared.open) std::this_thread::yield();
+    for (std::int64_t i = 0; i < num_tasks; ++i) task(argument, i);
+  };
+  minference::Context context({.num_threads = 2, .parallel_for = wait_at_gate, .parallel_for_state = &gate});
+  std::vector<float> out;
+  std::thread caller([&] { out = inputs.run(context); });
+  while (!gate.entered) std::this_thread::yield();
+  const pid_t child = fork();
+  gate.open = true;
+  if (child == 0) {
+    alarm(20);
+    try {
+      _exit(inputs.run(context) == expected && inputs.run(context) == expected ? 0 : 1);
+    } catch (const minference::Error&) {
+      _exit(2);
+    }
+  }
+  caller.join();
+  EXPECT_EQ(out, expected);
+  int status = -1;
+  ASSERT_EQ(waitpid(child, &status, 0), child);
+  EXPECT_EQ(status, 0) << "exit code " << WEXITSTATUS(status);
 }
 
 // An OpenMP runtime that gives one thread less than it is asked for, as near its thread limit.

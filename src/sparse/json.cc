@@ -51,7 +51,11 @@ class Builder : public nlohmann::json_sax<nlohmann::json> {
     if (dynamic_cast<const nlohmann::json::out_of_range*>(&error)) {
       base::refuse(name_, "must have no number beyond the range of a double", "one");
     }
-    const std::size_t at = position == 0 ? 0 : position - 1;
+    refuse_character(position == 0 ? 0 : position - 1);
+  }
+
+  // The character at `at`, or the end of the text, where JSON has another.
+  [[noreturn]] void refuse_character(std::size_t at) const {
     const std::string_view before = text_.substr(0, std::min(at, text_.size()));
     const auto line = std::count(before.begin(), before.end(), '\n') + 1;
     const auto column = before.size() - (before.rfind('\n') + 1) + 1;  // npos + 1 == 0
@@ -137,6 +141,8 @@ const Json* Json::find(std::string_view key) const {
 Json parse_json(std::string_view text, std::string_view name, std::size_t max_depth) {
   Builder builder(text, name, max_depth);
   nlohmann::json::sax_parse(text, &builder);
+  // The parser takes a NUL for the end of the text.
+  if (const std::size_t nul = text.find('\0'); nul != text.npos) builder.refuse_character(nul);
   return builder.take();
 }
 

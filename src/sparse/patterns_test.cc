@@ -149,6 +149,13 @@ TEST(Patterns, RefusesBrokenJson) {
             "p.json: must have no number beyond the range of a double, got one");
 }
 
+TEST(Patterns, RefusesWhatFollowsANul) {
+  for (const std::string_view rest : {std::string_view("\0", 1), std::string_view("\0 junk {", 8)}) {
+    EXPECT_EQ(refusal(File{}.text() + "\n " + std::string(rest)),
+              "p.json: line 2, column 2: must be JSON, got \"\\u0000\"");
+  }
+}
+
 TEST(Patterns, RefusesRepeatedKeysAndDeepNesting) {
   EXPECT_EQ(refusal(File{.more = R"(, "heads": [])"}.text()),
             "p.json: must not repeat a key of an object, got \"heads\"");

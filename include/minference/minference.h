@@ -186,7 +186,7 @@ typedef enum minference_fallback {
   MINFERENCE_FALLBACK_OFF = 1   /* always what the pattern says */
 } minference_fallback;
 
-/* Filled on success. Arrays are the caller's, or NULL. */
+/* Filled on success, untouched on failure. Arrays are the caller's, or NULL. */
 typedef struct minference_statistics {
   size_t struct_size;
   double seconds_estimate, seconds_select, seconds_index, seconds_attend;

@@ -139,14 +139,26 @@ TEST(LittleMemory, PrefillFailsWholeAndThenWorks) {
   const minference_context_options options{.struct_size = sizeof options, .num_threads = 2};
   EXPECT_GT(try_with_little_memory([&] { return minference_context_create(&options, &context); }), 0);
   const std::vector<std::uint16_t> blank(expected.size(), 0xffff);
+  std::vector<double> density(4, -1);
+  std::vector<std::int32_t> fallback(4, -1);
+  minference_statistics statistics{.struct_size = sizeof statistics,
+                                   .pairs = -1,
+                                   .head_density = density.data(),
+                                   .head_fallback = fallback.data()};
   const int failures = try_with_little_memory([&] {
     std::copy(blank.begin(), blank.end(), layer.out().begin());
-    const minference_status status = minference_prefill(context, &args, nullptr);
-    const bool written = layer.out() != blank;
+    const minference_status status = minference_prefill(context, &args, &statistics);
+    const auto all_are = [](const auto& values, auto value) {
+      return std::count(values.begin(), values.end(), value) == std::ssize(values);
+    };
+    const bool written =
+        layer.out() != blank || statistics.pairs != -1 || !all_are(density, -1.0) || !all_are(fallback, -1);
     return status != MINFERENCE_OK && written ? MINFERENCE_INTERNAL : status;
   });
   EXPECT_GT(failures, 10);
   EXPECT_EQ(layer.out(), expected);
+  EXPECT_GT(*std::min_element(density.begin(), density.end()), 0.0);
+  EXPECT_EQ(fallback, std::vector<std::int32_t>(4, 0));
   minference_context_destroy(context);
 }
 

@@ -1,5 +1,6 @@
 #include "prefill/prefill.h"
 
+#include <algorithm>
 #include <cstring>
 #include <limits>
 #include <vector>
@@ -37,17 +38,17 @@ void run_prefill(const ContextLease& context, const minference_prefill_args& arg
   const auto sequences = checked_sequences(args.sequences, args.num_sequences, layer, causal);
   const auto order = in_row_order(sequences);
 
+  // The caller's arrays are filled at the end: a later sequence, or attention itself, may run out of memory.
+  const auto num_heads = static_cast<std::size_t>(layer.num_query_heads);
+  std::vector<double> head_density(statistics && statistics->head_density ? sequences.size() * num_heads : 0);
+  std::vector<std::int32_t> head_fallback(
+      statistics && statistics->head_fallback ? sequences.size() * num_heads : 0);
   prefill::Statistics total;
   for (std::size_t i = 0; i < sequences.size(); ++i) {
     const auto& s = sequences[i];
-    const auto first_head = i * static_cast<std::size_t>(layer.num_query_heads);
-    const auto num_heads = static_cast<std::size_t>(layer.num_query_heads);
-    total.head_density = statistics && statistics->head_density
-                             ? std::span(statistics->head_density + first_head, num_heads)
-                             : std::span<double>();
-    total.head_fallback = statistics && statistics->head_fallback
-                              ? std::span(statistics->head_fallback + first_head, num_heads)
-                              : std::span<std::int32_t>();
+    if (!head_density.empty()) total.head_density = std::span(head_density).subspan(i * num_heads, num_heads);
+    if (!head_fallback.empty())
+      total.head_fallback = std::span(head_fallback).subspan(i * num_heads, num_heads);
     const prefill::LayerPlan plan{.query = input_heads(args.query, s.batch, s.q_begin, s.q_len),
                                   .key = input_heads(args.key, s.batch, s.kv_begin, s.kv_len),
                                   .softmax_scale = softmax_scale,
@@ -70,6 +71,8 @@ void run_prefill(const ContextLease& context, const minference_prefill_args& arg
   statistics->seconds_attend = total.seconds_attend;
   statistics->pairs = total.pairs;
   statistics->all_pairs = total.all_pairs;
+  std::copy(head_density.begin(), head_density.end(), statistics->head_density);
+  std::copy(head_fallback.begin(), head_fallback.end(), statistics->head_fallback);
 }
 
 }  // namespace

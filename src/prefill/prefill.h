@@ -25,7 +25,7 @@ struct LayerPlan {
   bool share_index = false;  // query heads of a KV head share one (sparse/shared_heads.h)
 };
 
-// Filled where given; seconds are added to, so that calls over several sequences sum up.
+// Filled where given, in part also by calls that throw; seconds are added to, so that calls over several sequences sum up.
 struct Statistics {
   double seconds_estimate = 0, seconds_select = 0, seconds_index = 0, seconds_attend = 0;
   std::int64_t pairs = 0, all_pairs = 0;

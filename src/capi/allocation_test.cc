@@ -301,6 +301,25 @@ TEST(LittleMemory, PatternsAreReadAndWrittenWholeOrNotAtAll) {
   minference_patterns_destroy(patterns);
 }
 
+TEST(LittleMemory, ManyHeadsTakeFewAllocations) {
+  constexpr int kHeads = 100000;
+  std::string heads;
+  for (int h = 0; h < kHeads; ++h) heads += "ab"[h % 2];
+  const std::string text =
+      R"({"num_layers": 1, "num_query_heads": )" + std::to_string(kHeads) +
+      R"(, "legend": {"a": {"pattern": "dense"}, "b": {"pattern": "adaptive", "share": 0.9}}, "heads": [")" +
+      heads + R"("]})";
+  minference_patterns* patterns = nullptr;
+  remaining = 1000;
+  const minference_status status = minference_patterns_parse(text.data(), text.size(), "p.json", &patterns);
+  remaining = -1;
+  EXPECT_EQ(status, MINFERENCE_OK) << minference_last_error();
+  const char* json = "";
+  minference_patterns_json(patterns, &json);
+  EXPECT_NE(std::strstr(json, heads.c_str()), nullptr);
+  minference_patterns_destroy(patterns);
+}
+
 // A text that is refused is refused, or memory runs out first.
 TEST(LittleMemory, SoAreFilesThatAreRefused) {
   for (const std::string text :

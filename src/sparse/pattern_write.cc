@@ -2,14 +2,14 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
 #include <map>
 #include <nlohmann/json.hpp>
-#include <span>
-#include <utility>
+#include <numeric>
 
 #include "base/error.h"
 #include "sparse/pattern_fields.h"
@@ -26,9 +26,13 @@ std::string json_string(const std::string& text) {
   return json(text).dump(-1, ' ', false, json::error_handler_t::replace);
 }
 
+const PatternFields& fields_of(Pattern pattern) {
+  return *std::find_if(std::begin(kPatternFields), std::end(kPatternFields),
+                       [&](const PatternFields& f) { return f.pattern == pattern; });
+}
+
 std::string legend_entry(const HeadPattern& head) {
-  const auto& fields = *std::find_if(std::begin(kPatternFields), std::end(kPatternFields),
-                                     [&](const PatternFields& f) { return f.pattern == head.pattern; });
+  const PatternFields& fields = fields_of(head.pattern);
   std::string entry = "{\"pattern\": " + json_string(fields.name);
   const auto add = [&](const char* name, const auto& value) {
     entry += ", " + json_string(name) + ": " + json(value).dump();
@@ -41,30 +45,58 @@ std::string legend_entry(const HeadPattern& head) {
   return entry + "}";
 }
 
-// The distinct entries, most frequent first, and among equals in order of appearance.
-std::vector<std::string> legend_of(const std::vector<std::string>& entries) {
-  std::map<std::string_view, std::int64_t> counts;
-  std::vector<std::string> legend;
-  for (const std::string& entry : entries) {
-    if (++counts[entry] == 1) legend.push_back(entry);
+// What legend_entry tells of a head, as numbers: a string for every head would take more memory than all else.
+using EntryKey = std::array<std::int32_t, 5>;
+
+EntryKey entry_key(const HeadPattern& head) {
+  const PatternFields& fields = fields_of(head.pattern);
+  return {static_cast<std::int32_t>(head.pattern), fields.sizes[0] ? head.size[0] : 0,
+          fields.sizes[1] ? head.size[1] : 0, head.pattern == Pattern::adaptive ? head.share_ppm : 0,
+          head.last_dense_rows};
+}
+
+struct Legend {
+  std::vector<std::string> entries;   // most frequent first, and among equals in order of appearance
+  std::vector<std::int32_t> of_head;  // which of them every head has
+};
+
+Legend legend_of(const std::vector<HeadPattern>& heads) {
+  // Entries in order of appearance.
+  std::map<EntryKey, std::int32_t> numbers;
+  std::vector<std::string> entries;
+  std::vector<std::int64_t> counts;
+  Legend legend;
+  legend.of_head.reserve(heads.size());
+  for (const HeadPattern& head : heads) {
+    const auto [found, added] =
+        numbers.try_emplace(entry_key(head), static_cast<std::int32_t>(entries.size()));
+    if (added) {
+      entries.push_back(legend_entry(head));
+      counts.push_back(0);
+    }
+    ++counts[found->second];
+    legend.of_head.push_back(found->second);
   }
-  std::stable_sort(legend.begin(), legend.end(),
-                   [&](const std::string& a, const std::string& b) { return counts.at(a) > counts.at(b); });
+
+  std::vector<std::int32_t> order(entries.size()), place(entries.size());
+  std::iota(order.begin(), order.end(), 0);
+  std::stable_sort(order.begin(), order.end(),
+                   [&](std::int32_t a, std::int32_t b) { return counts[a] > counts[b]; });
+  for (const std::int32_t number : order) {
+    place[number] = static_cast<std::int32_t>(legend.entries.size());
+    legend.entries.push_back(std::move(entries[number]));
+  }
+  for (std::int32_t& number : legend.of_head) number = place[number];
   return legend;
 }
 
-// "abca" while the legend has letters for names, otherwise ["p0", "p1", "p2", "p0"].
-std::string row_of(std::span<const std::string> names, bool letters) {
-  std::string row;
-  for (const std::string& name : names) row += letters ? name : (row.empty() ? "" : ", ") + json_string(name);
-  return letters ? json_string(row) : "[" + row + "]";
-}
-
-// `lines` indented by four, one below the other, separated by commas.
-std::string block_of(const std::vector<std::string>& lines) {
-  std::string block;
-  for (const std::string& line : lines) block += (block.empty() ? "    " : ",\n    ") + line;
-  return block + '\n';
+// append(i) for every i in [0, count), with a separator between.
+template <class Append>
+void join(std::string& text, std::int64_t count, const char* separator, Append append) {
+  for (std::int64_t i = 0; i < count; ++i) {
+    if (i > 0) text += separator;
+    append(i);
+  }
 }
 
 // An open file descriptor that is closed in every case.
@@ -99,32 +131,32 @@ class OutputFile {
 }  // namespace
 
 std::string write_patterns(const PatternSet& patterns) {
-  std::vector<std::string> entries;
-  for (const HeadPattern& head : patterns.heads) entries.push_back(legend_entry(head));
-  const std::vector<std::string> legend = legend_of(entries);
-  const bool letters = legend.size() <= kLetters.size();
-  std::map<std::string_view, std::string> names;
-  std::vector<std::string> legend_lines, rows;
-  for (std::size_t i = 0; i < legend.size(); ++i) {
-    std::string name(1, letters ? kLetters[i] : 'p');
-    if (!letters) name += std::to_string(i);
-    names[legend[i]] = name;
-    legend_lines.push_back(json_string(name) + ": " + legend[i]);
-  }
-  for (std::string& entry : entries) entry = names.at(entry);
-  for (std::int64_t layer = 0; layer < patterns.num_layers; ++layer) {
-    const auto first = entries.begin() + layer * patterns.num_query_heads;
-    rows.push_back(row_of({first, first + patterns.num_query_heads}, letters));
-  }
+  const Legend legend = legend_of(patterns.heads);
+  // A row is "abca" while the legend has letters for names, otherwise ["p0", "p1", "p2", "p0"].
+  const bool letters = legend.entries.size() <= kLetters.size();
+  std::vector<std::string> names;
+  for (std::size_t i = 0; i < legend.entries.size(); ++i)
+    names.push_back(letters ? std::string(1, kLetters[i]) : "\"p" + std::to_string(i) + '"');
+  const char* const quote = letters ? "\"" : "";
 
-  std::string models;
-  for (const std::string& model : patterns.models)
-    models += (models.empty() ? "" : ", ") + json_string(model);
   // Not a stream: streams keep to themselves that memory ran out.
-  return "{\n  \"models\": [" + models + "],\n  \"source\": " + json_string(patterns.source) +
-         ",\n  \"num_layers\": " + std::to_string(patterns.num_layers) +
-         ",\n  \"num_query_heads\": " + std::to_string(patterns.num_query_heads) + ",\n  \"legend\": {\n" +
-         block_of(legend_lines) + "  },\n  \"heads\": [\n" + block_of(rows) + "  ]\n}\n";
+  std::string text = "{\n  \"models\": [";
+  join(text, std::ssize(patterns.models), ", ",
+       [&](std::int64_t i) { text += json_string(patterns.models[i]); });
+  text += "],\n  \"source\": " + json_string(patterns.source);
+  text += ",\n  \"num_layers\": " + std::to_string(patterns.num_layers);
+  text += ",\n  \"num_query_heads\": " + std::to_string(patterns.num_query_heads);
+  text += ",\n  \"legend\": {\n    ";
+  join(text, std::ssize(names), ",\n    ",
+       [&](std::int64_t i) { text += quote + names[i] + quote + ": " + legend.entries[i]; });
+  text += "\n  },\n  \"heads\": [\n    ";
+  join(text, patterns.num_layers, ",\n    ", [&](std::int64_t layer) {
+    text += letters ? '"' : '[';
+    join(text, patterns.num_query_heads, letters ? "" : ", ",
+         [&](std::int64_t head) { text += names[legend.of_head[layer * patterns.num_query_heads + head]]; });
+    text += letters ? '"' : ']';
+  });
+  return text + "\n  ]\n}\n";
 }
 
 void save_patterns(const PatternSet& patterns, const std::string& path) {

@@ -143,10 +143,10 @@ typedef struct minference_head_pattern {
 
 typedef struct minference_patterns minference_patterns;
 
-/* Reads a head-pattern file: our JSON, or MInference 1.0's. A file that breaks a rule is refused with a message that says
- * what and where. */
+/* Reads a head-pattern file: our JSON, or MInference 1.0's, of at most 64 MiB. A file that breaks a rule is refused with a
+ * message that says what and where. */
 MINFERENCE_API minference_status minference_patterns_load(const char* path, minference_patterns** patterns);
-/* The same from memory; `name` begins the messages. */
+/* The same from memory, with the same limit; `name` begins the messages. */
 MINFERENCE_API minference_status minference_patterns_parse(const char* text, size_t text_size,
                                                            const char* name, minference_patterns** patterns);
 /* The set compiled into the library for a hub id such as "meta-llama/Llama-3.1-8B-Instruct". */

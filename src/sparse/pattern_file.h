@@ -25,7 +25,7 @@ namespace minference::sparse {
 //   MInference   [{"0": ["vertical_and_slash", 1000, 6096, score], ...}, ...]: one object per layer, one
 //                entry per query head; "stream_llm" is A-shape, "block_sparse" keeps its first number as
 //                top_k. A head without an entry, which MInference 1.0 silently gives (1000, 6096), is refused.
-// Throws Error(invalid_argument).
+// Throws Error(invalid_argument), also for more than 64 MiB.
 PatternSet parse_patterns(std::string_view text, std::string_view name);
 
 // Reads a file. Throws Error(io) when it cannot be read.

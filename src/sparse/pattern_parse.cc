@@ -24,6 +24,10 @@ constexpr std::size_t kMaxDepth = 4;         // neither format needs more than 3
 constexpr std::size_t kMaxFile = 64 << 20;   // bytes
 constexpr std::size_t kMaxPlainName = 60;    // characters
 
+void check_size(std::size_t size, std::string_view name) {
+  if (size > kMaxFile) base::refuse(std::string(name) + ":", "must have at most 64 MiB", "more");
+}
+
 // `path` and a field of the value there; unusual names are quoted as in JSON.
 std::string path_of_field(const std::string& path, const std::string& field) {
   const bool plain =
@@ -248,6 +252,7 @@ PatternSet parse_minference(const Node& root) {
 }  // namespace
 
 PatternSet parse_patterns(std::string_view text, std::string_view name) {
+  check_size(text.size(), name);
   const Json document = parse_json(text, name, kMaxDepth);
   const Node layers(document, name, "layers"), root(document, name, "");
   if (layers.is_array()) return parse_minference(layers);
@@ -261,7 +266,7 @@ PatternSet load_patterns(const std::string& path) {
   char chunk[1 << 16];
   while (file.read(chunk, sizeof chunk), file.gcount() > 0) {
     text.append(chunk, static_cast<std::size_t>(file.gcount()));
-    base::require(text.size() <= kMaxFile, path + ":", "must have at most 64 MiB", "more");
+    check_size(text.size(), path);
   }
   if (!file.eof())
     base::refuse(path + ":", "must be a readable file", std::strerror(errno), base::ErrorCode::io);

@@ -358,6 +358,13 @@ TEST(Patterns, EndlessFilesAreRefused) {
             "/dev/zero: must have at most 64 MiB, got more");
 }
 
+TEST(Patterns, TextsHaveTheLimitOfFiles) {
+  std::string text = File{}.text();
+  text.resize(64 << 20, ' ');
+  EXPECT_EQ(parse_patterns(text, "p.json").num_layers, 2);
+  EXPECT_EQ(refusal(text + ' '), "p.json: must have at most 64 MiB, got more");
+}
+
 // ---- Fit and built-in sets
 // ------------------------------------------------------------------------------------------
 

@@ -52,7 +52,7 @@ MINFERENCE_API const char* minference_version(void);
 MINFERENCE_API uint32_t minference_abi_version(void);
 
 /* Status and message of this thread's last failed call; MINFERENCE_OK and "" when none failed. The message is valid until
- * the next one. */
+ * the next one, and has at most 1023 bytes: of a longer one the middle is left out. */
 MINFERENCE_API minference_status minference_last_status(void);
 MINFERENCE_API const char* minference_last_error(void);
 

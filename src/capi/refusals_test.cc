@@ -130,6 +130,23 @@ TEST(Refusals, FunctionsWithoutStatusLeaveTheirs) {
   EXPECT_EQ(minference_last_status(), MINFERENCE_UNSUPPORTED);
 }
 
+TEST(Refusals, OfALongNameTheMiddleIsLeftOut) {
+  std::string name;
+  while (name.size() < 4000) name += "\u00e9/";
+  minference_patterns* patterns = nullptr;
+  for (int shift = 0; shift < 3; ++shift, name.insert(0, "x")) {
+    EXPECT_EQ(minference_patterns_parse("[oops", 5, name.c_str(), &patterns), MINFERENCE_INVALID_ARGUMENT);
+    const std::string message = minference_last_error();
+    EXPECT_TRUE(message.ends_with("\u00e9/: line 1, column 2: must be JSON, got \"o\"")) << message;
+    const std::size_t middle = message.find("...");
+    ASSERT_NE(middle, std::string::npos) << message;
+    EXPECT_GT(middle, 500u);
+    EXPECT_TRUE(name.starts_with(message.substr(0, middle))) << message;
+    EXPECT_TRUE(message[middle - 1] == '/' || message.substr(middle - 2, 2) == "\u00e9") << message;
+    EXPECT_TRUE(message[middle + 3] == '/' || message.substr(middle + 3, 2) == "\u00e9") << message;
+  }
+}
+
 TEST(Context, SecondCallIsBusyAndMessagesArePerThread) {
   struct Host {
     minference_context* context = nullptr;

@@ -8,7 +8,8 @@
 
 namespace minference::capi {
 
-// Keeps the calling thread's last failure, none at first; never throws. Returns `status`.
+// Keeps the calling thread's last failure, none at first; never throws. Of a message longer than 1023 bytes the middle is
+// left out. Returns `status`.
 minference_status remember_error(minference_status status, const char* message) noexcept;
 minference_status last_status() noexcept;
 const char* last_error() noexcept;

@@ -28,7 +28,7 @@ struct Json::Field {
 };
 
 // Refuses text that is not UTF-8 JSON, that repeats a key of an object, that nests more than `max_depth` deep, or that has a
-// number beyond the range of a double. `name` begins the message. Throws Error(invalid_argument).
+// number beyond the range of a double. `name`, line and column begin the message. Throws Error(invalid_argument).
 Json parse_json(std::string_view text, std::string_view name, std::size_t max_depth);
 
 // JSON of a value, compact and in ASCII; cut after 60 characters.

@@ -99,18 +99,25 @@ void join(std::string& text, std::int64_t count, const char* separator, Append a
   }
 }
 
-// An open file descriptor that is closed in every case.
-class OutputFile {
+// A new file beside `path`, whose descriptor is closed in every case.
+class TemporaryFile {
  public:
-  // Refuses to open a file that exists. The mode is what the process's umask leaves of rw-rw-rw-.
-  explicit OutputFile(const std::string& path)
-      : descriptor_(open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666)) {}
-  OutputFile(const OutputFile&) = delete;
-  OutputFile& operator=(const OutputFile&) = delete;
-  ~OutputFile() {
+  // The mode is what the process's umask leaves of rw-rw-rw-.
+  explicit TemporaryFile(const std::string& path) {
+    static std::atomic<int> files = 0;  // threads that save to one path use files of their own
+    do {
+      name_ = path + "." + std::to_string(getpid()) + "-" + std::to_string(files++) + ".tmp";
+      descriptor_ = open(name_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+      // One that is there is another process's of this pid, which was killed or runs in another PID namespace.
+    } while (descriptor_ < 0 && errno == EEXIST);
+  }
+  TemporaryFile(const TemporaryFile&) = delete;
+  TemporaryFile& operator=(const TemporaryFile&) = delete;
+  ~TemporaryFile() {
     if (descriptor_ >= 0) close(descriptor_);
   }
 
+  const char* name() const { return name_.c_str(); }
   bool is_open() const { return descriptor_ >= 0; }
 
   // Whether all of `text` has reached the disk.
@@ -125,6 +132,7 @@ class OutputFile {
   }
 
  private:
+  std::string name_;
   int descriptor_;
 };
 
@@ -161,17 +169,14 @@ std::string write_patterns(const PatternSet& patterns) {
 
 void save_patterns(const PatternSet& patterns, const std::string& path) {
   const std::string text = write_patterns(patterns);
-  static std::atomic<int> saves = 0;  // threads that save to one path use files of their own
-  const std::string temporary =
-      path + "." + std::to_string(getpid()) + "-" + std::to_string(saves++) + ".tmp";
   const auto fail = [&](const char* rule) {
     base::refuse(path + ":", rule, std::strerror(errno), base::ErrorCode::io);
   };
-  OutputFile file(temporary);
+  TemporaryFile file(path);
   if (!file.is_open()) fail("must be in a folder that can be written");
-  if (file.write_all(text) && std::rename(temporary.c_str(), path.c_str()) == 0) return;
+  if (file.write_all(text) && std::rename(file.name(), path.c_str()) == 0) return;
   const int error = errno;
-  unlink(temporary.c_str());
+  unlink(file.name());
   errno = error;
   fail("must be a file that can be written");
 }

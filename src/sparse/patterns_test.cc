@@ -344,6 +344,18 @@ TEST(Patterns, SaveReplacesTheWholeFile) {
   EXPECT_EQ(fs::status(path).permissions(), static_cast<fs::perms>(0666 & ~mask));
 }
 
+TEST(Patterns, SavePassesOverTemporaryFilesOfAKilledProcess) {
+  const Folder folder;
+  const std::string path = folder.file("p.json");
+  constexpr int kSaves = 1000;  // more than this process has made
+  for (int i = 0; i < kSaves; ++i)
+    std::ofstream(path + "." + std::to_string(getpid()) + "-" + std::to_string(i) + ".tmp") << "half";
+  const PatternSet set = parse_patterns(File{}.text(), "p.json");
+  save_patterns(set, path);
+  EXPECT_EQ(load_patterns(path), set);
+  EXPECT_EQ(folder.num_files(), kSaves + 1) << "only the save's own temporary file is gone";
+}
+
 TEST(Patterns, FilesThatCannotBeReadOrWrittenAreNamed) {
   const Folder folder;
   const PatternSet set = parse_patterns(File{}.text(), "p.json");

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <locale>
 #include <sstream>
 #include <stdexcept>
 #include <string>
@@ -32,6 +33,7 @@ template <class Value>
 [[noreturn]] void refuse(std::string_view name, std::string_view rule, const Value& value,
                          ErrorCode code = ErrorCode::invalid_argument) {
   std::ostringstream message;
+  message.imbue(std::locale::classic());  // not the host's, which may group digits
   message << name << ' ' << rule << ", got " << value;
   throw Error(code, message.str());
 }

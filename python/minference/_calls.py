@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import re
 
 from . import _context, _library
 from ._arrays import arrays_of, on_cuda
@@ -137,14 +138,19 @@ class Index:
     def __init__(self, columns, offsets, q_len, kv_len, causal, arrays):
         self._library = _library.load()
         self.handle = ctypes.c_void_p()
-        self._library.index_vertical_slash(
-            arrays.describe(columns, "v_idx", of_members=True)[1],
-            arrays.describe(offsets, "s_idx", of_members=True)[1],
-            q_len,
-            kv_len,
-            not causal,
-            ctypes.byref(self.handle),
-        )
+        try:
+            self._library.index_vertical_slash(
+                arrays.describe(columns, "v_idx", of_members=True)[1],
+                arrays.describe(offsets, "s_idx", of_members=True)[1],
+                q_len,
+                kv_len,
+                not causal,
+                ctypes.byref(self.handle),
+            )
+        except ValueError as error:
+            # The ABI's names for these arguments are others.
+            name, rest = re.match(r"(columns|offsets)?(.*)", str(error), re.DOTALL).groups()
+            raise ValueError({"columns": "v_idx", "offsets": "s_idx"}.get(name, "") + rest) from None
 
     def __del__(self):
         if getattr(self, "handle", None):

@@ -121,17 +121,17 @@ INDEX = torch.zeros(1, 4, 2, dtype=torch.int32)
         ),
         (
             ValueError,
-            r"in \[0, 20\), got 20",
+            r"v_idx\[0\] must be in \[0, 20\), got 20",
             lambda: minference.vertical_slash_sparse_attention(Q, K, V, INDEX + 20, INDEX),
         ),
         (
             ValueError,
-            r"in \[0, 20\), got -1",
+            r"s_idx\[0\] must be in \[0, 20\), got -1",
             lambda: minference.vertical_slash_sparse_attention(Q, K, V, INDEX, INDEX - 1),
         ),
         (
             ValueError,
-            "fit int32",
+            "v_idx must hold positions that fit int32",
             lambda: minference.vertical_slash_sparse_attention(Q, K, V, INDEX.long() + 2**40, INDEX),
         ),
         (

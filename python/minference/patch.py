@@ -121,7 +121,9 @@ def minference_patch(model, config):
             f"{type(model).__name__} must have causal self-attention layers with layer_idx, found none"
         )
     own_name = getattr(model.config, "_name_or_path", "") or ""
-    layers = config.layers(text.num_hidden_layers, text.num_attention_heads, own_name)
+    # In the configurations of encoder-decoders num_hidden_layers counts the encoder's.
+    num_layers = max(text.num_hidden_layers, max(modules) + 1)
+    layers = config.layers(num_layers, text.num_attention_heads, own_name)
     backend = backend_over(getattr(model, "_minference_previous", text._attn_implementation))
     fallback = _library.FALLBACK_OFF if config.options["fallback"] == "off" else _library.FALLBACK_AUTO
     plans = {

@@ -115,6 +115,23 @@ def test_models_without_grouped_heads(kind, taken):
     assert len(taken) == config.num_hidden_layers
 
 
+def test_decoders_of_more_layers_than_their_encoders():
+    config = transformers.BartConfig(
+        vocab_size=128,
+        d_model=64,
+        encoder_layers=1,
+        decoder_layers=3,
+        decoder_attention_heads=2,
+        decoder_ffn_dim=96,
+    )
+    torch.manual_seed(0)
+    model = transformers.BartForCausalLM(config).eval()
+    ids = tokens(1, 100)
+    expected = model(ids, use_cache=False).logits
+    torch.testing.assert_close(EVERYTHING(model)(ids, use_cache=False).logits, expected, atol=1e-4, rtol=1e-4)
+    assert [layer.self_attn._minference.layer for layer in model.model.decoder.layers] == [0, 1, 2]
+
+
 def test_a_refused_patch_changes_nothing():
     model = DENSE(make("llama"))
     plan = model.model.layers[0].self_attn._minference

@@ -8,7 +8,7 @@
  *   - Handles are owned by the caller; destroying NULL is legal. Pattern sets and indices are immutable and may be shared
  *     by threads. A context runs one call at a time: a second one, from any thread, gets MINFERENCE_BUSY. Use one context
  *     a thread. After fork(), the child's copy of a context is free, even if another thread was in the middle of a call, and
- *     starts threads of its own.
+ *     where it has threads of its own, it starts them anew.
  *   - Structs begin with struct_size, which the caller sets to sizeof: later versions append fields only. Those that come
  *     in arrays or inside others, minference_tensor, minference_sequence and minference_head_pattern, have none and never
  *     change. Zero in every other field is its default unless a comment says otherwise.

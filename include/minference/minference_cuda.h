@@ -23,7 +23,7 @@ typedef enum minference_cuda_form {
 typedef enum minference_cuda_kernel {
   MINFERENCE_CUDA_KERNEL_BEST = 0, /* the first of these that serves the call on this device */
   MINFERENCE_CUDA_KERNEL_SM90 = 1, /* Hopper; D 64, 96, 128 or 256; no dense rows; data pointers multiples of
-                                      16 bytes, head and row strides positive ones */
+                                      16 bytes, and so, where there are several, positive strides of heads and rows */
   MINFERENCE_CUDA_KERNEL_SM80 = 2  /* compute capability 8.0 and later; every call */
 } minference_cuda_kernel;
 

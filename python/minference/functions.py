@@ -10,7 +10,6 @@ and torch.export see each call of an attention function as one node, ``torch.ops
 
 from __future__ import annotations
 
-import ctypes
 import sys
 
 from . import _calls, _library, patterns
@@ -32,12 +31,13 @@ def _scale(softmax_scale):
     """In the ABI, 0 stands for 1 / sqrt(head_dim)."""
     if softmax_scale is None:
         return 0.0
-
-    def survives_rounding(scale):
-        rounded = ctypes.c_float(scale).value
-        return rounded != 0 and rounded - rounded == 0
-
-    return require_number(softmax_scale, "softmax_scale", "finite and not 0 as a float32", survives_rounding)
+    # What lies outside rounds to 0 or to infinity.
+    return require_number(
+        softmax_scale,
+        "softmax_scale",
+        "finite and not 0 as a float32",
+        lambda x: 2.0**-150 < abs(x) < 2.0**128 - 2.0**103,
+    )
 
 
 def _require_blocks_of_64(block_size_M, block_size_N):

@@ -120,6 +120,10 @@ def attention_left_out(model) -> Iterator[None]:
 def attention_timed(model) -> Iterator[list[float]]:
     """A list that grows by the seconds of every call of the model's attention function."""
     name = model.config._attn_implementation
+    if name not in AttentionInterface():
+        raise NotImplementedError(
+            f"the model's attn_implementation must be one registered by name, got {name!r}"
+        )
     attend = AttentionInterface()[name]
     seconds: list[float] = []
 

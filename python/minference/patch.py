@@ -121,9 +121,10 @@ def minference_patch(model, config):
             f"{type(model).__name__} must have causal self-attention layers with layer_idx, found none"
         )
     own_name = getattr(model.config, "_name_or_path", "") or ""
-    # In the configurations of encoder-decoders num_hidden_layers counts the encoder's.
+    # The configurations of encoder-decoders count the encoder's layers and heads.
     num_layers = max(text.num_hidden_layers, max(modules) + 1)
-    layers = config.layers(num_layers, text.num_attention_heads, own_name)
+    num_heads = getattr(modules[max(modules)], "num_heads", text.num_attention_heads)
+    layers = config.layers(num_layers, num_heads, own_name)
     backend = backend_over(getattr(model, "_minference_previous", text._attn_implementation))
     fallback = _library.FALLBACK_OFF if config.options["fallback"] == "off" else _library.FALLBACK_AUTO
     plans = {
@@ -171,7 +172,8 @@ def _require_patch_of_its_own(model):
         raise ValueError(
             "model must not share its config with a model that is patched already, got a "
             f"{type(model).__name__} whose attn_implementation is {text._attn_implementation!r}: "
-            "patch and restore one object, and give each model a config of its own"
+            "patch and restore one object, and give each model a config of its own, with the attn_implementation "
+            "that it had before"
         )
 
 

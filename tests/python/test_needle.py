@@ -95,6 +95,10 @@ def test_attention_is_timed_call_by_call(embedded):
     assert len(seconds) == 2 * model.config.num_hidden_layers and min(seconds) > 0
     assert sum(seconds) < run.seconds_to_first_token + run.seconds_per_token
     assert transformers.AttentionInterface()["sdpa"] is attend
+    model.set_attn_implementation("eager")
+    with pytest.raises(NotImplementedError, match="registered by name, got 'eager'"), attention_timed(model):
+        pass
+    model.set_attn_implementation("sdpa")
 
 
 def test_observe_sees_every_head(embedded, tmp_path):

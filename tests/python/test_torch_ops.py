@@ -24,7 +24,7 @@ HEADS = [
 
 FUNCTIONS = {
     "dense": lambda q, k, v: minference.dense_attention(q, k, v, return_lse=True),
-    "streaming": lambda q, k, v: minference.streaming_forward(q, k, v, 5, 20),
+    "streaming": lambda q, k, v: minference.streaming_forward(q, k, v, 5, 20, softmax_scale=0.2),
     "block_sparse": lambda q, k, v: minference.block_sparse_attention(q, k, v, 2),
     "vertical_slash": lambda q, k, v: minference.vertical_slash_sparse_attention(q, k, v, COLUMNS, OFFSETS),
     "layer": lambda q, k, v: minference.prefill_attention(

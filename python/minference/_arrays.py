@@ -108,7 +108,7 @@ class TorchArrays:
         if not isinstance(array, torch.Tensor):
             import numpy
 
-            array = torch.from_numpy(NumpyArrays(numpy).members(array, name))
+            array = torch.from_numpy(_adapter(numpy, NumpyArrays).members(array, name))
         if array.is_floating_point() or array.is_complex() or array.dtype == torch.bool:
             raise ValueError(f"{name} must hold integers, got {array.dtype}")
         if not (array.is_cpu or array.is_cuda):

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from . import _library, functions, patterns
-from .patch import attention_modules
+from .patch import plans_of
 from .recording import record
 from .report import Report
 
@@ -104,8 +104,7 @@ def observe(model, with_attention: bool = False) -> Iterator[tuple[Report, list[
     """
     heads: list[Head] = []
     with record(model, kept_mass=True) as report:
-        for module in attention_modules(model).values():
-            plan = module._minference
+        for plan in plans_of(model).values():
             plan.recorder = _Observer(plan.recorder, heads, with_attention)
         yield report, heads
 

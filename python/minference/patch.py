@@ -37,6 +37,17 @@ def attention_modules(model):
     return modules
 
 
+def plans_of(model):
+    """The plans of a patched model, by layer, in their order; none for any other object."""
+    if not hasattr(getattr(model, "config", None), "get_text_config"):
+        return {}
+    return {
+        layer: module._minference
+        for layer, module in sorted(attention_modules(model).items())
+        if hasattr(module, "_minference")
+    }
+
+
 def _require_reachable(model):
     from transformers import PreTrainedModel
 
@@ -114,7 +125,7 @@ def minference_patch(model, config):
     from .transformers_backend import LayerPlan, backend_over
 
     text, _ = text_config(model)
-    _require_patch_of_its_own(model)
+    previous = _previous(model)
     modules = attention_modules(model)
     if not modules:
         raise NotImplementedError(
@@ -125,7 +136,7 @@ def minference_patch(model, config):
     num_layers = max(text.num_hidden_layers, max(modules) + 1)
     num_heads = getattr(modules[max(modules)], "num_heads", text.num_attention_heads)
     layers = config.layers(num_layers, num_heads, own_name)
-    backend = backend_over(getattr(model, "_minference_previous", text._attn_implementation))
+    backend = backend_over(previous or text._attn_implementation)
     fallback = _library.FALLBACK_OFF if config.options["fallback"] == "off" else _library.FALLBACK_AUTO
     plans = {
         layer: LayerPlan(
@@ -140,41 +151,32 @@ def minference_patch(model, config):
     }
     _require_computable(model, modules, plans)
     restore(model)
-    _install(model, plans, backend.previous)
+    _install(model, plans)
     return model
 
 
-def _install(model, plans, previous):
+def _install(model, plans):
     from .transformers_backend import backend_over
 
-    _set_implementation(model, backend_over(previous).name)
+    _set_implementation(model, backend_over(next(iter(plans.values())).previous).name)
     for layer, module in attention_modules(model).items():
-        if layer in plans:
-            module._minference = plans[layer]
-    model._minference_previous = previous
+        module._minference = plans[layer]
 
 
-def _installed(model):
-    """The plans of a patched model, by layer."""
-    return {
-        layer: module._minference
-        for layer, module in attention_modules(model).items()
-        if hasattr(module, "_minference")
-    }
-
-
-def _require_patch_of_its_own(model):
-    """A backend that this object does not know of: another one that shares its configuration was patched."""
+def _previous(model):
+    """The implementation that a patched model had before, or None for one that is not patched."""
+    for plan in plans_of(model).values():
+        return plan.previous
     from .transformers_backend import is_backend
 
     text, _ = text_config(model)
-    if not hasattr(model, "_minference_previous") and is_backend(text._attn_implementation or ""):
+    if is_backend(text._attn_implementation or ""):
         raise ValueError(
             "model must not share its config with a model that is patched already, got a "
             f"{type(model).__name__} whose attn_implementation is {text._attn_implementation!r}: "
-            "patch and restore one object, and give each model a config of its own, with the attn_implementation "
-            "that it had before"
+            "give each model a config of its own, with the attn_implementation that it had before"
         )
+    return None
 
 
 def restore(model):
@@ -187,20 +189,17 @@ def restore(model):
     Raises
     ------
     ValueError
-        If another object that shares the model's config was patched: that one must be restored.
+        If another model that shares the config was patched: that one must be restored.
     """
     if engine.is_engine(model):
         return engine.restore(model)
-    previous = getattr(model, "_minference_previous", None)
-    if previous is None:
-        if hasattr(getattr(model, "config", None), "get_text_config"):
-            _require_patch_of_its_own(model)
+    if not hasattr(getattr(model, "config", None), "get_text_config"):
         return model
-    for module in attention_modules(model).values():
-        if hasattr(module, "_minference"):
+    previous = _previous(model)
+    if previous is not None:
+        for module in attention_modules(model).values():
             del module._minference
-    _set_implementation(model, previous)
-    del model._minference_previous
+        _set_implementation(model, previous)
     return model
 
 
@@ -286,12 +285,11 @@ class MInference:
     @contextlib.contextmanager
     def patched(self, model):
         """Patch `model` for the time of a ``with`` block; behind it an earlier patch of a transformers model holds again."""
-        earlier = getattr(model, "_minference_previous", None)
-        plans = _installed(model) if earlier is not None else {}
+        earlier = plans_of(model)
         patched = self(model)
         try:
             yield patched
         finally:
             restore(model)
-            if earlier is not None:
-                _install(model, plans, earlier)
+            if earlier:
+                _install(model, earlier)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 
-from .patch import attention_modules
+from .patch import plans_of
 from .report import LayerReport, Recorder, Report
 from .vllm import engine
 
@@ -36,11 +36,7 @@ def record(model, kept_mass=False):
         with engine.record(model, kept_mass) as report:
             yield report
         return
-    plans = [
-        module._minference
-        for _, module in sorted(attention_modules(model).items())
-        if hasattr(module, "_minference")
-    ]
+    plans = list(plans_of(model).values())
     if not plans:
         raise ValueError("model must be patched by MInference, got one that is not")
     if any(plan.static for plan in plans):

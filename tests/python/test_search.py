@@ -13,6 +13,7 @@ from minference import HeadPatterns, patterns, prefill_attention
 from minference.cli import main
 from minference.eval.tasks import PromptMaker
 from minference.eval.wording import Embedded
+from minference.patch import plans_of
 from minference.search import choose, on_device
 from minference.search.candidates import FAMILIES, KINDS, families_of, templates
 from minference.search.scoring import SCORE, fit_patterns, score_patterns
@@ -205,7 +206,7 @@ def test_answers_move_with_what_is_left_out():
         assert abs(answers.divergence(dense)) < 1e-6
         effects = np.array([answers.effects(layer, dense, narrow, 0.0) for layer in range(6)])
         assert answers.divergence(narrow) > effects.max() > 0.1 and effects.min() > -1e-5
-    assert not hasattr(model, "_minference_previous")
+    assert not plans_of(model)
 
 
 def test_search_weighs_and_goes_on(tmp_path, capsys):

@@ -10,7 +10,7 @@ import numpy as np
 from .. import _calls, _library, patterns
 from .._arrays import arrays_of
 from ..config import DEFAULT_SHARE, MInferenceConfig
-from ..patch import attention_modules, minference_patch, restore, text_config
+from ..patch import minference_patch, plans_of, restore, text_config
 
 METHODS = {
     "dense": "this library's dense attention; what others are compared with",
@@ -110,15 +110,11 @@ class Methods:
             return
         import torch
 
-        if not hasattr(self._model, "_minference_previous"):
+        if not plans_of(self._model):
             minference_patch(self._model, MInferenceConfig("dense"))
-        for plan, heads in zip(self._plans(), self._layers(setting.method)):
+        for plan, heads in zip(plans_of(self._model).values(), self._layers(setting.method)):
             plan.heads = torch.from_numpy(_scaled(heads, setting.scale))
             plan.static = False
-
-    def _plans(self) -> list:
-        modules = attention_modules(self._model)
-        return [modules[layer]._minference for layer in sorted(modules)]
 
     def _layers(self, method: str) -> list[np.ndarray]:
         if method in ("minference", "static"):
@@ -152,7 +148,7 @@ class Methods:
         """
         if setting.method != "static":
             return None
-        plans = self._plans()
+        plans = plans_of(self._model).values()
         for plan in plans:
             plan.static, plan.members = True, None
         key = (str(setting), *of)

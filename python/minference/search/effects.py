@@ -15,7 +15,7 @@ import torch
 from ..config import MInferenceConfig
 from ..eval.prompt import Tokens
 from ..greedy import logits_at
-from ..patch import attention_modules, minference_patch, restore
+from ..patch import minference_patch, plans_of, restore
 
 
 class Answers:
@@ -26,8 +26,7 @@ class Answers:
 
     def __init__(self, model, tokens: Tokens):
         self._model, self._tokens = model, tokens
-        modules = attention_modules(model)
-        self._plans = [modules[layer]._minference for layer in sorted(modules)]
+        self._plans = list(plans_of(model).values())
         self._dense = self._log_probabilities()
 
     def _log_probabilities(self) -> torch.Tensor:

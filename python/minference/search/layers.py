@@ -8,7 +8,7 @@ import torch
 
 from .. import _calls
 from ..config import MInferenceConfig
-from ..patch import attention_modules, minference_patch, restore
+from ..patch import minference_patch, plans_of, restore
 
 
 class _Visitor:
@@ -31,8 +31,8 @@ def visit_layers(model, token_ids: list[int], visit: Callable) -> None:
     it."""
     minference_patch(model, MInferenceConfig("dense"))
     try:
-        for module in attention_modules(model).values():
-            module._minference.recorder = _Visitor(visit)
+        for plan in plans_of(model).values():
+            plan.recorder = _Visitor(visit)
         model(torch.tensor([token_ids], device=model.device), use_cache=False, logits_to_keep=1)
     finally:
         restore(model)

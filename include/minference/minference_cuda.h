@@ -37,8 +37,8 @@ typedef struct minference_cuda_head {
 } minference_cuda_head;
 
 /* Everything of one sequence and all its heads. q_len <= kv_len. Query, key, value and out are
- * [1, H, length, D], float16 or bfloat16, D a multiple of 8 up to 256. Where a data pointer, a head or a row stride
- * is no multiple of 16 bytes, inputs are copied to the workspace first.
+ * [1, H, length, D], float16 or bfloat16, D a multiple of 8 up to 256. Inputs whose rows do not begin on 16-byte
+ * boundaries are copied to the workspace first.
  *
  * The index is device memory and is trusted: tiles of a head are starts relative to the position of a row
  * block's first row, descending and at least 64 apart; its columns are key positions, ascending and unique,

@@ -6,7 +6,7 @@ import torch
 from reference import ALLOWANCE, LSE_ALLOWANCE, masked_attention, naive_attention, row_error
 
 import minference
-from minference import patterns
+from minference import _cuda_calls, _cuda_library, patterns
 
 LENGTH = 2048
 
@@ -187,6 +187,51 @@ def test_padded_batches_and_any_strides():
         row_error(out.cpu()[:1, :, 100:2000], expected[:1, :, 100:2000].double())
         <= 3 * ALLOWANCE[torch.bfloat16]
     )
+
+
+def attend(kernel, query, key, value):
+    """Dense attention on tensors as they lie: the public functions first copy those of odd strides."""
+    out = torch.full_like(query, float("nan"))
+    tensors = {"query": query, "key": key, "value": value, "out": out}
+    described = {name: _cuda_calls.tensor_of(tensor) for name, tensor in tensors.items()}
+    call = _cuda_library.AttentionCall(**described, softmax_scale=0.125, kernel=kernel)
+    _cuda_calls.run("attention", call, query.device)
+    return out
+
+
+@pytest.mark.parametrize("kernel", [_cuda_library.BEST, _cuda_library.SM80])
+@pytest.mark.parametrize("heads, q_len, kv_len", [(2, 1, 1), (2, 1, 300), (1, 300, 300), (1, 1, 1)])
+@pytest.mark.parametrize("stride", [0, 65, 2**40 + 1])
+def test_the_stride_of_a_single_head_or_row_may_be_any(kernel, heads, q_len, kv_len, stride):
+    tensors = on_gpu(layer(q_len, kv_len, heads=heads, kv_heads=heads, batch=1))
+    strides = [[stride if n == 1 else step for n, step in zip(x.shape, x.stride())] for x in tensors]
+    odd = [x.as_strided(x.shape, steps) for x, steps in zip(tensors, strides)]
+    assert torch.equal(attend(kernel, *odd), attend(kernel, *tensors))
+
+
+@pytest.mark.parametrize("dim", [1, 2])
+def test_keys_and_values_of_stride_0_equal_their_copies(dim):
+    query, *key_value = on_gpu(layer(batch=1))
+    expanded = [x.narrow(dim, 0, 1).expand_as(x) for x in key_value]
+    copies = [x.contiguous() for x in expanded]
+    sm80, best = _cuda_library.SM80, _cuda_library.BEST
+    assert torch.equal(attend(sm80, query, *expanded), attend(sm80, query, *copies))
+    # On Hopper the copies go to the other kernel.
+    out, expected = attend(best, query, *expanded), attend(best, query, *copies)
+    assert row_error(out, expected.double()) <= 3 * ALLOWANCE[torch.bfloat16]
+
+
+@pytest.mark.parametrize(
+    "pattern", [patterns.vertical_slash(100, 800), patterns.block_sparse(10), patterns.dense()]
+)
+def test_a_layer_of_expanded_heads_equals_one_of_their_copies(pattern):
+    query, *key_value = on_gpu(long_layer())
+    expanded = [x[:, :1].expand(-1, 4, -1, -1) for x in key_value]
+    copies = [x.contiguous() for x in expanded]
+    out, lse = minference.prefill_attention(query, *expanded, pattern, return_lse=True)
+    expected, expected_lse = minference.prefill_attention(query, *copies, pattern, return_lse=True)
+    assert row_error(out, expected.double()) <= 3 * ALLOWANCE[torch.bfloat16]
+    assert (lse - expected_lse).abs().max() <= 2e-3
 
 
 @pytest.mark.parametrize("page_size", [16, 64, 128])

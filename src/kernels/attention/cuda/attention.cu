@@ -5,6 +5,7 @@
 
 #include "base/arena.h"
 #include "cuda/error.h"
+#include "kernels/attention/cuda/alignment.h"
 #include "kernels/attention/cuda/attention_cuda.h"
 #include "kernels/attention/cuda/sm80/launch.h"
 #include "kernels/attention/cuda/sm90/launch.h"
@@ -20,28 +21,16 @@ constexpr auto kUnsupported = base::ErrorCode::unsupported;
 
 // What a call asks for beyond what every kernel does.
 struct Demands {
-  bool dense_rows = false, unaligned = false, many_blocks = false;
+  bool dense_rows = false, any_layout = false, many_blocks = false;
 
   static Demands of(const DeviceAttentionCall& call) {
     return {.dense_rows = call.index.last_dense_rows != nullptr,
-            .unaligned = !(is_aligned(call.query) && is_aligned(call.key) && is_aligned(call.value) &&
-                           is_aligned(call.out)),
+            .any_layout = !(suits_copy_engine(call.query) && suits_copy_engine(call.key) &&
+                            suits_copy_engine(call.value) && suits_copy_engine(call.out)),
             .many_blocks = !sm90::can_plan_blocks(call)};
   }
 
-  bool none() const { return !(dense_rows || unaligned || many_blocks); }
-
- private:
-  // As the copy engine wants tensors; a step from one head or row to itself it does not know.
-  template <class View>
-  static bool is_aligned(const View& view) {
-    constexpr int kBytes = 16, kElements = kBytes / 2;
-    const auto steps = [](std::int64_t count, std::int64_t stride) {
-      return count == 1 || (stride > 0 && stride % kElements == 0);
-    };
-    return reinterpret_cast<std::uintptr_t>(view.data) % kBytes == 0 && steps(view.heads, view.head_stride) &&
-           steps(view.rows, view.row_stride);
-  }
+  bool none() const { return !(dense_rows || any_layout || many_blocks); }
 };
 
 // One kernel and what it serves.

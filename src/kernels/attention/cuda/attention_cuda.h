@@ -15,13 +15,13 @@ using sparse::DeviceIndex;
 
 enum class AttentionKernel : std::int32_t {
   best = 0,  // the first of those below that serves the call on this device
-  sm90 = 1,  // Hopper; head_dim 64, 96, 128 or 256; no dense rows; aligned tensors
+  sm90 = 1,  // Hopper; head_dim 64, 96, 128 or 256; no dense rows; tensors that suit the copy engine
   sm80 = 2,  // compute capability 8.0 and later; everything
 };
 
 // The contract of kernels/attention/attention.h for one sequence in device memory, q_len <= kv_len, float16 or
-// bfloat16, head_dim a multiple of 8 up to 256. Tensors are copied first where a data pointer, a head or a row
-// stride is no multiple of 16 bytes. lse as there.
+// bfloat16, head_dim a multiple of 8 up to 256. Inputs are copied first where their rows do not begin on 16-byte
+// boundaries. lse as there.
 struct DeviceAttentionCall {
   base::InputHeads query;  // [num_query_heads, q_len, head_dim]
   base::InputHeads key;    // [num_kv_heads, kv_len, head_dim]

@@ -6,6 +6,7 @@
 #include <numbers>
 
 #include "cuda/error.h"
+#include "kernels/attention/cuda/alignment.h"
 #include "kernels/attention/cuda/cover.h"
 #include "kernels/attention/cuda/sm80/arguments.h"
 
@@ -48,13 +49,6 @@ __global__ void pack_rows_kernel(base::InputHeads from, uint4* to) {
   to[blockIdx.y * from.rows * chunks + at] = {words[0], words[1], words[2], words[3]};
 }
 
-template <class View>
-bool is_aligned(const View& view) {
-  constexpr int kBytes = 16, kElements = kBytes / 2;
-  return reinterpret_cast<std::uintptr_t>(view.data) % kBytes == 0 && view.head_stride % kElements == 0 &&
-         view.row_stride % kElements == 0;
-}
-
 // The call's device memory: the inputs on 16-byte boundaries, and the cover.
 struct Workspace {
   base::InputHeads query, key, value;
@@ -69,7 +63,7 @@ struct Workspace {
 
  private:
   static base::InputHeads aligned(base::InputHeads view, Arena& arena) {
-    if (is_aligned(view)) return view;
+    if (has_aligned_rows(view)) return view;
     view.data = arena.take<std::uint16_t>(view.heads * view.rows * view.dim);
     view.row_stride = view.dim;
     view.head_stride = view.rows * view.dim;
@@ -88,10 +82,11 @@ void pack_rows(const base::InputHeads& from, const base::InputHeads& to, Stream 
 
 ByteRows byte_rows(const base::InputHeads& view, const char* name) {
   constexpr std::int64_t kMost = std::int64_t{1} << 30;
-  base::require(view.row_stride < kMost && view.row_stride > -kMost, std::string(name) + ".row_stride",
-                "must be below 2^30", view.row_stride, base::ErrorCode::unsupported);
-  return {static_cast<const char*>(view.data), 2 * view.head_stride,
-          static_cast<std::int32_t>(2 * view.row_stride)};
+  const std::int64_t head_stride = takes_stride(view.heads) ? view.head_stride : 0;
+  const std::int64_t row_stride = takes_stride(view.rows) ? view.row_stride : 0;
+  base::require(row_stride < kMost && row_stride > -kMost, std::string(name) + ".row_stride",
+                "must be below 2^30", row_stride, base::ErrorCode::unsupported);
+  return {static_cast<const char*>(view.data), 2 * head_stride, static_cast<std::int32_t>(2 * row_stride)};
 }
 
 template <class Element>
@@ -123,7 +118,7 @@ void launch_attention(const DeviceAttentionCall& call, Arena& arena, Stream stre
                          .key = byte_rows(workspace.key, "key"),
                          .value = byte_rows(workspace.value, "value"),
                          .out = call.out,
-                         .out_aligned = is_aligned(call.out),
+                         .out_aligned = has_aligned_rows(call.out),
                          .lse = call.lse,
                          .scale_log2 = call.softmax_scale * std::numbers::log2e_v<float>,
                          .head_dim = static_cast<std::int32_t>(call.query.dim),

@@ -51,17 +51,19 @@ def plans_of(model):
 def _require_reachable(model):
     from transformers import PreTrainedModel
 
-    if not isinstance(model, PreTrainedModel):
-        raise TypeError(f"model must be a transformers PreTrainedModel, got {type(model).__name__}")
-    kind = type(model).__name__
-    if type(model)._can_set_attn_implementation():
+    # A PeftModel stands around one.
+    kind = type(model.get_base_model() if hasattr(model, "get_base_model") else model)
+    if not issubclass(kind, PreTrainedModel):
+        raise TypeError(f"model must be a transformers PreTrainedModel, got {kind.__name__}")
+    if kind._can_set_attn_implementation():
         return
+    module, kind = kind.__module__, kind.__name__
     native = _NATIVE_CHECKPOINTS.get(kind)
     advice = (
         f"load {native}" if native else "load the checkpoint without trust_remote_code, or its -hf version"
     )
     raise NotImplementedError(
-        f"model must use transformers' AttentionInterface, got {kind} from {type(model).__module__}: {advice}"
+        f"model must use transformers' AttentionInterface, got {kind} from {module}: {advice}"
     )
 
 
@@ -83,7 +85,8 @@ def _require_computable(model, modules, plans):
                 f"head_dim must be a multiple of 8 up to 256, got {head_dim} in layer {layer}"
             )
         for parameter in module.parameters():
-            if parameter.device.type not in ("cpu", "cuda"):
+            # Those that are offloaded lie on meta until their layer runs.
+            if parameter.device.type not in ("cpu", "cuda", "meta"):
                 raise NotImplementedError(
                     f"model must be on the CPU or CUDA devices, got device {parameter.device} in layer {layer}"
                 )

@@ -365,6 +365,65 @@ def test_composite_models_are_patched_in_their_text_part(taken):
     assert torch.equal(model(input_ids=ids).logits, expected)
 
 
+class Adapted(torch.nn.Module):
+    """What peft puts around a model: another module, whose attributes are the model's."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.base_model = model
+
+    def get_base_model(self):
+        return self.base_model
+
+    def __getattr__(self, name):
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(self.base_model, name)
+
+    def forward(self, *args, **kwargs):
+        return self.base_model(*args, **kwargs)
+
+
+@torch.no_grad()
+def test_models_with_adapters_around_them(taken):
+    model = make("llama")
+    ids = tokens(1, 100)
+    expected = model(ids).logits
+    adapted = Adapted(model)
+    assert EVERYTHING(adapted) is adapted
+    torch.testing.assert_close(adapted(ids).logits, expected, atol=1e-4, rtol=1e-4)
+    assert len(taken) == 2
+    assert minference.restore(adapted) is adapted
+    assert torch.equal(adapted(ids).logits, expected)
+
+
+@torch.no_grad()
+def test_offloaded_layers(taken):
+    """Their parameters come when they run, and are on the meta device otherwise."""
+    model = make("llama")
+    ids = tokens(1, 100)
+    expected = model(ids).logits
+    attention = model.model.layers[1].self_attn
+    parameters = dict(attention.named_parameters())
+
+    def give(module, *_):
+        for name, parameter in parameters.items():
+            owner, _, leaf = name.rpartition(".")
+            module.get_submodule(owner)._parameters[leaf] = parameter
+
+    def take(module, *_):
+        for name, parameter in parameters.items():
+            owner, _, leaf = name.rpartition(".")
+            module.get_submodule(owner)._parameters[leaf] = torch.nn.Parameter(parameter.to("meta"))
+
+    take(attention)
+    attention.register_forward_pre_hook(give)
+    attention.register_forward_hook(take)
+    torch.testing.assert_close(EVERYTHING(model)(ids).logits, expected, atol=1e-4, rtol=1e-4)
+    assert len(taken) == 2
+
+
 def test_models_out_of_reach_are_refused(monkeypatch):
     model = make("llama")
     monkeypatch.setattr(type(model), "_can_set_attn_implementation", classmethod(lambda cls: False))

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import itertools
 import json
 import re
 import subprocess
@@ -53,6 +54,7 @@ def test_help_lists_commands(capsys):
         ("demo", "--tasks", ","),
         ("bench", "--lengths", ""),
         ("bench", "--heads", "0"),
+        ("bench", "--threads", "2,0"),
         ("inspect", "--head", "first"),
         ("demo", "--attn", "guess"),
     ],
@@ -167,17 +169,17 @@ def test_inspect_refuses_heads_that_are_not_there(tmp_path, capsys):
 
 def test_bench_forms(tmp_path, capsys):
     result_file = tmp_path / "new folder" / "kernels.json"
-    common = ("bench", "--lengths", "256,1k", "--heads", "4", "--repeats", "1")
+    common = ("bench", "--lengths", "256,1k", "--heads", "4", "--repeats", "1", "--threads", "1,2")
     assert exit_code(*common, "--format", "csv", "--output", str(result_file)) == 0
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
-    cases = [(row["length"], row["attention"]) for row in rows]
-    assert cases == [(length, attention) for length in ("256", "1024") for attention in ("dense", "layer 15")]
+    cases = [(row["length"], row["threads"], row["attention"]) for row in rows]
+    assert cases == list(itertools.product(("256", "1024"), ("1", "2"), ("dense", "layer 15")))
     assert float(rows[0]["density"]) == 1 and 0 < float(rows[1]["density"]) <= 1
     result = json.loads(result_file.read_text())
     assert {"title", "machine", "command", "commit", "date", "rows"} == set(result)
     assert [str(row["ours_ms"]) for row in result["rows"]] == [row["ours_ms"] for row in rows]
     assert exit_code(*common, "--format", "md") == 0
-    assert capsys.readouterr().out.startswith("| length | attention |")
+    assert capsys.readouterr().out.startswith("| length | threads | attention |")
     assert exit_code(*common) == 0
     assert "speed-up" in capsys.readouterr().out
 

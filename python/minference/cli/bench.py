@@ -15,6 +15,7 @@ from .machine import describe
 
 _EXAMPLES = """  minference bench
   minference bench --lengths 4k,8k --heads 4 --repeats 5
+  minference bench --lengths 32k --heads 32 --threads 2,4,8,16
   minference bench --format csv > bench.csv
   minference bench --json --output bench/results/kernels.json
 """
@@ -22,6 +23,7 @@ _EXAMPLES = """  minference bench
 _MODEL, _LAYER, _HEAD_DIM, _GROUP = "meta-llama/Llama-3.1-8B-Instruct", 15, 128, 4
 _COLUMNS = (
     "length",
+    "threads",
     "attention",
     "dtype",
     "torch_ms",
@@ -59,7 +61,12 @@ def add_parser(subparsers) -> None:
     parser.add_argument(
         "--output", metavar="FILE", help="write a result file (JSON with machine, commit and date) too"
     )
-    options.add_threads(parser)
+    parser.add_argument(
+        "--threads",
+        type=options.comma_separated(options.positive),
+        metavar="N,...",
+        help="threads, of PyTorch too; of several, one after the other (default: PyTorch's own)",
+    )
     options.add_json(parser)
 
 
@@ -79,9 +86,9 @@ def _tensors(length: int, num_heads: int, dtype: str, budgets: list[tuple[int, i
     return [torch.from_numpy(array)[None].to(getattr(torch, dtype)) for array in arrays]
 
 
-def _measure(length: int, args, heads, advance: Callable[[], None]) -> list[dict]:
-    """Two rows, dense and sparse, timed with SDPA in turn."""
-    import torch.nn.functional as F
+def _measure(length: int, threads: list[int], args, heads, advance: Callable[[], None]) -> list[dict]:
+    """Two rows, dense and sparse, for each number of threads, timed with SDPA in turn."""
+    import torch
 
     from .. import patterns, prefill_attention
 
@@ -90,49 +97,51 @@ def _measure(length: int, args, heads, advance: Callable[[], None]) -> list[dict
     everything = patterns.layer_array(patterns.dense(), args.heads)
 
     def sdpa():
-        return F.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=True)
+        return torch.nn.functional.scaled_dot_product_attention(
+            query, key, value, is_causal=True, enable_gqa=True
+        )
 
     def ours(layer):
         return prefill_attention(query, key, value, layer)
 
-    times: dict[str, list[float]] = {"torch": [], "dense": [], "sparse": []}
-    for _ in range(args.repeats):
-        for name, call in (
-            ("torch", sdpa),
-            ("dense", lambda: ours(everything)),
-            ("sparse", lambda: ours(heads)),
-        ):
-            times[name].append(_milliseconds(call))
-            advance()
-    median = {name: statistics.median(values) for name, values in times.items()}
+    medians = []
+    for count in threads:
+        # The library follows.
+        torch.set_num_threads(count)
+        times: dict[str, list[float]] = {"torch": [], "dense": [], "sparse": []}
+        for _ in range(args.repeats):
+            for name, call in (
+                ("torch", sdpa),
+                ("dense", lambda: ours(everything)),
+                ("sparse", lambda: ours(heads)),
+            ):
+                times[name].append(_milliseconds(call))
+                advance()
+        medians.append({name: statistics.median(values) for name, values in times.items()})
     _, all_lse = prefill_attention(query, key, value, everything, return_lse=True)
     _, lse, report = prefill_attention(query, key, value, heads, return_lse=True, return_statistics=True)
     density = report.pairs / report.all_pairs
     kept_mass = float((lse.double() - all_lse.double()).exp().mean())
     rows = []
-    for name, label, share, kept in (
-        ("dense", "dense", 1.0, 1.0),
-        ("sparse", f"layer {_LAYER}", density, kept_mass),
-    ):
-        pairs = share * args.heads * length * (length + 1) / 2
-        rows.append(
-            dict(
-                zip(
-                    _COLUMNS,
-                    (
-                        length,
-                        label,
-                        args.dtype,
-                        round(median["torch"], 2),
-                        round(median[name], 2),
-                        round(median["torch"] / median[name], 2),
-                        round(share, 4),
-                        round(kept, 4),
-                        round(4 * _HEAD_DIM * pairs / median[name] / 1e6, 1),
-                    ),
-                )
+    for count, median in zip(threads, medians):
+        for name, label, share, kept in (
+            ("dense", "dense", 1.0, 1.0),
+            ("sparse", f"layer {_LAYER}", density, kept_mass),
+        ):
+            pairs = share * args.heads * length * (length + 1) / 2
+            values = (
+                length,
+                count,
+                label,
+                args.dtype,
+                round(median["torch"], 2),
+                round(median[name], 2),
+                round(median["torch"] / median[name], 2),
+                round(share, 4),
+                round(kept, 4),
+                round(4 * _HEAD_DIM * pairs / median[name] / 1e6, 1),
             )
-        )
+            rows.append(dict(zip(_COLUMNS, values)))
     return rows
 
 
@@ -155,16 +164,16 @@ def _print_table(rows: list[dict], machine: dict) -> None:
     from .console import make_console
 
     table = Table(
-        title=f"Attention of a layer, head_dim {_HEAD_DIM}: {machine['cpu']}, {machine['threads']} threads, "
-        f"{machine['isa']}",
+        title=f"Attention of a layer, head_dim {_HEAD_DIM}: {machine['cpu']}, {machine['isa']}",
         title_justify="left",
         header_style="bold",
     )
-    for name in ("length", "attention", "SDPA", "ours", "speed-up", "density", "kept mass", "GFLOP/s"):
+    for name in ("length", "threads", "attention", "SDPA", "ours", "speed-up", "density", "kept mass", "GFLOP/s"):
         table.add_column(name, justify="left" if name == "attention" else "right")
     for row in rows:
         table.add_row(
             f"{row['length']:,}",
+            str(row["threads"]),
             row["attention"],
             f"{row['torch_ms']:,.1f} ms",
             f"{row['ours_ms']:,.1f} ms",
@@ -177,6 +186,8 @@ def _print_table(rows: list[dict], machine: dict) -> None:
 
 
 def run(args) -> int:
+    import torch
+
     from ..patterns import HeadPatterns
     from .console import progress, step
 
@@ -185,16 +196,16 @@ def run(args) -> int:
     if args.output:
         # Before the minutes of measuring, so that a folder that cannot be made costs none.
         Path(args.output).parent.mkdir(parents=True, exist_ok=True)
-    threads = options.set_threads(args)
+    threads = args.threads or [torch.get_num_threads()]
     layer = HeadPatterns.builtin(_MODEL).layer(_LAYER)
     # Evenly spaced heads of the layer, so that few stand for all.
     heads = layer[[h * len(layer) // args.heads for h in range(args.heads)]]
     rows = []
     with progress() as bars:
         for length in args.lengths:
-            with step(bars, f"{length:,} tokens", 3 * args.repeats + 1) as advance:
-                rows += _measure(length, args, heads, advance)
-    result = describe("Attention kernels against PyTorch's SDPA", threads, rows)
+            with step(bars, f"{length:,} tokens", 3 * args.repeats * len(threads) + 1) as advance:
+                rows += _measure(length, threads, args, heads, advance)
+    result = describe("Attention kernels against PyTorch's SDPA", max(threads), rows)
     if args.output:
         Path(args.output).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     if args.json:

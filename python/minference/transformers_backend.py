@@ -211,7 +211,7 @@ class Backend:
             plan = getattr(module, "_minference", None)
             if plan is not None and plan.takes(module, query, key, value, call, dropout, kwargs):
                 return plan.run(query, key, value, call, scaling), None
-            attention_mask = call.previous()
+            attention_mask = call.previous(query.device)
         previous = (
             _eager_attention(module) if self.previous == "eager" else ALL_ATTENTION_FUNCTIONS[self.previous]
         )

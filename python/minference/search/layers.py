@@ -18,7 +18,7 @@ class _Visitor:
         self._visit = visit
 
     def __call__(self, plan, query, key, value, call, scale, out):
-        heads = plan.heads_for(call.window)
+        heads = plan.heads_for(call.window, query.shape[1])
         _calls.prefill(query, key, value, heads, call.where, scale, out=out)
         if not call.window:
             self._visit(plan.layer, query, key, value, scale)

@@ -47,6 +47,15 @@ def tensor_parallel_rank(model):
     return mesh.get_local_rank(), num_ranks
 
 
+def require_whole(model, what):
+    """Refuse a model that is spread over tensor-parallel ranks: `what` needs all of its heads in one process."""
+    rank, num_ranks = tensor_parallel_rank(model)
+    if num_ranks > 1:
+        raise NotImplementedError(
+            f"model must have all its heads in one process for {what}, got tensor-parallel rank {rank} of {num_ranks}"
+        )
+
+
 def plans_of(model):
     """The plans of a patched model, by layer, in their order; none for any other object."""
     if not hasattr(getattr(model, "config", None), "get_text_config"):

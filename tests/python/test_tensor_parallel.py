@@ -4,12 +4,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from models import make
+from models import make, tokens
 from tensor_parallel import compute, compute_on_ranks, require_equal, save_models
 
 from minference import MInference
 from minference.call_mask import CallMask
+from minference.eval.settings import Methods
 from minference.patch import tensor_parallel_rank
+from minference.search.layers import visit_layers
 
 
 def on_rank(rank, num_ranks):
@@ -42,3 +44,11 @@ def test_calls_of_all_heads_or_of_a_ranks_share(num_heads, num_key_heads, taken)
     query, key = torch.zeros(1, num_heads, 100, 64), torch.zeros(1, num_key_heads, 100, 64)
     call = CallMask([(0, 0, 100, 0, 100)], 0, 100, 100, lambda: None)
     assert module._minference.takes(module, query, key, key, call, 0.0, {}) == taken
+
+
+def test_what_needs_all_heads_refuses_ranks():
+    model = on_rank(1, 2)
+    with pytest.raises(NotImplementedError, match="for an evaluation, got tensor-parallel rank 1 of 2"):
+        Methods(model)
+    with pytest.raises(NotImplementedError, match="must have all its heads in one process"):
+        visit_layers(model, tokens(1, 100)[0].tolist(), print)

@@ -8,7 +8,7 @@ import torch
 
 from .. import _calls
 from ..config import MInferenceConfig
-from ..patch import minference_patch, plans_of, restore
+from ..patch import minference_patch, plans_of, require_whole, restore
 
 
 class _Visitor:
@@ -29,6 +29,7 @@ def visit_layers(model, token_ids: list[int], visit: Callable) -> None:
     """Run a prompt densely and call ``visit(layer, query, key, value, softmax_scale)`` in every layer without a sliding
     window: ``[1, Hq, q_len, D]`` and ``[1, Hkv, kv_len, D]``, rotated, valid during the call. The model is restored after
     it."""
+    require_whole(model, "a look at its layers")
     minference_patch(model, MInferenceConfig("dense"))
     try:
         for plan in plans_of(model).values():

@@ -36,7 +36,16 @@ class CallMask:
         Lengths of the query and key tensors that this describes.
     """
 
-    __slots__ = ("sequences", "where", "window", "q_len", "kv_len", "_make_previous", "_previous")
+    __slots__ = (
+        "sequences",
+        "where",
+        "window",
+        "q_len",
+        "kv_len",
+        "_make_previous",
+        "_previous",
+        "_on_devices",
+    )
 
     def __init__(self, sequences, window, q_len, kv_len, make_previous):
         self.sequences = sequences
@@ -45,13 +54,21 @@ class CallMask:
         self.window = window if window < kv_len else 0
         self.q_len, self.kv_len = q_len, kv_len
         self._make_previous = make_previous
+        self._on_devices = {}
 
-    def previous(self):
-        """The mask that the implementation before ours would have got, made once."""
+    def previous(self, device):
+        """The mask that the implementation before ours would have got, made once, and once on each device.
+
+        Hooks that spread a model over devices would have sent it after the layers; what they send is our stand-in.
+        """
         if self._make_previous is not None:
             self._previous = self._make_previous()
             self._make_previous = None
-        return self._previous
+        if not isinstance(self._previous, torch.Tensor) or self._previous.device == device:
+            return self._previous
+        if device not in self._on_devices:
+            self._on_devices[device] = self._previous.to(device)
+        return self._on_devices[device]
 
     def as_tensor(self):
         """What transformers hands from the mask function to the attention function.

@@ -22,8 +22,9 @@ MAP_ROWS, MAP_BINS = 160, 160
 class Head:
     """One query head in one call.
 
-    pattern: five integers, see `minference.patterns`. columns, offsets: members chosen online, None for patterns without
-    any. attention: [MAP_ROWS, MAP_BINS] attention mass of evenly spaced rows over evenly sized bins of keys, or None.
+    head: its number in the layer, on a tensor-parallel rank too. pattern: five integers, see `minference.patterns`. columns,
+    offsets: members chosen online, None for patterns without any. attention: [MAP_ROWS, MAP_BINS] attention mass of evenly
+    spaced rows over evenly sized bins of keys, or None.
     """
 
     layer: int
@@ -71,15 +72,17 @@ class _Observer:
         if self._seen:
             return
         self._seen = True
-        heads = torch.as_tensor(plan.heads_for(call.window))
+        num_heads, q_len, kv_len = *query.shape[1:3], key.shape[2]
+        heads = torch.as_tensor(plan.heads_for(call.window, num_heads))
+        first = plan.first_head(num_heads)
         members = self._members(heads, query[:1], key[:1], scale)
-        maps = [None] * len(heads)
+        maps = [None] * num_heads
         if self._with_attention:
             maps = _attention_map(query[0], key[0], scale, call.window)
         for h, pattern in enumerate(heads.tolist()):
             columns, offsets = members.get(h, (None, None))
             self._heads.append(
-                Head(plan.layer, h, tuple(pattern), columns, offsets, query.shape[2], key.shape[2], maps[h])
+                Head(plan.layer, first + h, tuple(pattern), columns, offsets, q_len, kv_len, maps[h])
             )
 
     @staticmethod

@@ -37,6 +37,25 @@ def attention_modules(model):
     return modules
 
 
+def tensor_parallel_rank(model):
+    """This process among those that transformers' tensor parallelism spreads a model over: its rank, and their number."""
+    num_ranks = getattr(model, "_tp_size", None) or 1
+    if num_ranks == 1:
+        return 0, 1
+    # 5.24 keeps a mesh of all parallelisms; up to 5.17 it is tensor parallelism's alone, without names.
+    mesh = model._device_mesh if model._device_mesh.ndim == 1 else model._device_mesh["tp"]
+    return mesh.get_local_rank(), num_ranks
+
+
+def require_whole(model, what):
+    """Refuse a model that is spread over tensor-parallel ranks: `what` needs all of its heads in one process."""
+    rank, num_ranks = tensor_parallel_rank(model)
+    if num_ranks > 1:
+        raise NotImplementedError(
+            f"model must have all its heads in one process for {what}, got tensor-parallel rank {rank} of {num_ranks}"
+        )
+
+
 def plans_of(model):
     """The plans of a patched model, by layer, in their order; none for any other object."""
     if not hasattr(getattr(model, "config", None), "get_text_config"):
@@ -149,6 +168,7 @@ def minference_patch(model, config):
             backend.previous,
             config.attn_type == "static" and layer >= config.starting_layer,
             config.options.get("share_index", False),
+            *tensor_parallel_rank(model),
         )
         for layer in modules
     }
@@ -249,6 +269,9 @@ class MInference:
     Prefill must run without gradients (``torch.no_grad()``, as ``generate`` does), or it counts as training.
     A model inside ``torch.compile`` or ``torch.export`` also keeps the implementation it had; layers that are compiled
     by themselves break their graph at attention, so not with ``fullgraph``.
+
+    With transformers' tensor parallelism every rank patches its model, the one that ``from_pretrained`` returned, and
+    takes the patterns of its own heads. A call of another number of heads keeps the implementation that it had.
     """
 
     def __init__(

@@ -24,7 +24,8 @@ def record(model, kept_mass=False):
     Yields
     ------
     Report
-        That of an engine is empty until the block ends.
+        That of an engine is empty until the block ends. Each rank of a transformers model that tensor parallelism
+        divides reports its own query heads.
 
     Examples
     --------

@@ -20,6 +20,8 @@ def _causal_pairs(q_len, kv_len):
 class LayerReport:
     """One layer, over all of its calls that the library took.
 
+    A tensor-parallel rank of a transformers model reports its own query heads.
+
     Attributes
     ----------
     layer : int
@@ -138,7 +140,7 @@ class Recorder:
         self._kept_mass = kept_mass
 
     def __call__(self, plan, query, key, value, call, scale, out):
-        heads = plan.heads_for(call.window)
+        heads = plan.heads_for(call.window, query.shape[1])
         begin = time.perf_counter()
         _, lse, statistics = _calls.prefill(
             query,
@@ -162,7 +164,7 @@ class Recorder:
     def _mass(plan, query, key, value, call, scale, lse):
         """Mass inside the computed pairs: the sum of their exponentials over that of all pairs."""
         pattern = patterns.a_shape(0, call.window) if call.window else patterns.dense()
-        heads = patterns.layer_array(pattern, len(plan.heads))
+        heads = patterns.layer_array(pattern, query.shape[1])
         _, all_lse, _ = _calls.prefill(
             query, key, value, heads, call.where, scale, fallback=_library.FALLBACK_OFF, want_lse=True
         )

@@ -21,6 +21,7 @@ from . import _calls, _library, patterns
 from . import _cuda_calls as cuda
 from . import call_mask as call_masks
 from ._arrays import is_traced
+from .serving import slice_of_rank
 
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -34,7 +35,7 @@ class LayerPlan:
     Attributes
     ----------
     heads : torch.Tensor
-        int32 ``[num_query_heads, 5]`` on the CPU.
+        int32 ``[num_query_heads, 5]`` on the CPU, all tensor-parallel ranks'.
     fallback : int
         FALLBACK_AUTO or FALLBACK_OFF.
     previous : str
@@ -43,17 +44,22 @@ class LayerPlan:
         Whether columns and diagonals are chosen in the first call and kept.
     share_index : bool
         As in `minference.prefill_attention`.
+    rank, num_ranks : int
+        This process among those that tensor parallelism may divide the heads among; 0 and 1 without it.
     recorder : object or None
         Called with each layer call while `minference.record` is active.
     """
 
-    def __init__(self, layer, heads, fallback, previous, static=False, share_index=False):
+    def __init__(
+        self, layer, heads, fallback, previous, static=False, share_index=False, rank=0, num_ranks=1
+    ):
         self.layer = layer
         self.heads = heads
         self.fallback = fallback
         self.previous = previous
         self.static = static
         self.share_index = share_index
+        self.rank, self.num_ranks = rank, num_ranks
         self.members = None
         self.recorder = None
         self._windowed = {}
@@ -63,13 +69,27 @@ class LayerPlan:
         self.__dict__.update(state)
         backend_over(self.previous)
 
-    def heads_for(self, window):
-        """The patterns of a call; a sliding window is A-shape without a sink, exactly."""
-        if not window:
-            return self.heads
-        if window not in self._windowed:
-            self._windowed[window] = patterns.layer_array(patterns.a_shape(0, window), len(self.heads))
-        return self._windowed[window]
+    def heads_for(self, window, num_heads):
+        """The patterns of a call of `num_heads` query heads; a sliding window is A-shape without a sink, exactly."""
+        heads = self.heads
+        if window:
+            if window not in self._windowed:
+                self._windowed[window] = patterns.layer_array(patterns.a_shape(0, window), len(heads))
+            heads = self._windowed[window]
+        return heads if num_heads == len(heads) else slice_of_rank(heads, self.rank, num_heads)
+
+    def first_head(self, num_heads):
+        """Which of the layer's query heads is the first one of a call of `num_heads`."""
+        return 0 if num_heads == len(self.heads) else self.rank * num_heads
+
+    def _has_patterns_for(self, module, query, key):
+        """Whether a call is about all heads of the layer, or about all of this rank's."""
+        num_heads = query.shape[1]
+        if self.num_ranks == 1:
+            return num_heads == len(self.heads)
+        # A plan may divide query heads alone, and then a query head's key head is not where its number says.
+        divides_both = num_heads == key.shape[1] * getattr(module, "num_key_value_groups", 1)
+        return divides_both and len(self.heads) in (num_heads, num_heads * self.num_ranks)
 
     def takes(self, module, query, key, value, call, dropout, options):
         """Whether this layer call is causal attention without anything that the library does not compute."""
@@ -79,7 +99,7 @@ class LayerPlan:
             and query.shape[2] == call.q_len
             and key.shape[2] == call.kv_len
             and key.shape == value.shape
-            and query.shape[1] == len(self.heads)
+            and self._has_patterns_for(module, query, key)
             and query.shape[3] % 8 == 0
             and query.shape[3] <= 256
             and query.dtype in _DTYPES
@@ -107,7 +127,7 @@ class LayerPlan:
                 query,
                 key,
                 value,
-                self.heads_for(call.window),
+                self.heads_for(call.window, num_heads),
                 call.where,
                 scale,
                 fallback=self.fallback,
@@ -130,13 +150,13 @@ class LayerPlan:
 
     def _choose_members(self, query, key, scale):
         sums = _calls.estimate(query, key, scale)
-        heads = self.heads.clone()
-        windows = heads[:, 0] == _library.A_SHAPE
+        heads = self.heads_for(0, query.shape[1]).clone()
+        windows, sizes = heads[:, 0] == _library.A_SHAPE, heads[:, 1:3].clone()
         heads[windows] = torch.tensor(patterns.vertical_slash(1, 1), dtype=torch.int32)
         chosen = _calls.select(sums[0][0], sums[1][0], heads)
         # An A-shape has the same members in every prompt.
         for head in windows.nonzero()[:, 0].tolist():
-            for members, size in zip(chosen, self.heads[head, 1:3].tolist()):
+            for members, size in zip(chosen, sizes[head].tolist()):
                 members[head] = np.arange(size, dtype=np.int32)
         # Heads may have chosen different numbers; repeated members count once.
         return [
@@ -211,7 +231,7 @@ class Backend:
             plan = getattr(module, "_minference", None)
             if plan is not None and plan.takes(module, query, key, value, call, dropout, kwargs):
                 return plan.run(query, key, value, call, scaling), None
-            attention_mask = call.previous()
+            attention_mask = call.previous(query.device)
         previous = (
             _eager_attention(module) if self.previous == "eager" else ALL_ATTENTION_FUNCTIONS[self.previous]
         )

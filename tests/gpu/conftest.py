@@ -1,4 +1,4 @@
-"""Tests of the Python package on one GPU: `make test-gpu`. They need PyTorch with CUDA and libminference_cuda.so."""
+"""Tests of the Python package on one GPU, some on two: `make test-gpu`. They need PyTorch with CUDA and libminference_cuda.so."""
 
 import sys
 from pathlib import Path

@@ -8,6 +8,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers.masking_utils import sdpa_mask
 
 from minference import MInference
+from minference.call_mask import CallMask
+from minference.transformers_backend import backend_over
 
 EVERYTHING = MInference("minference", attn_kwargs={"share": 1.0, "fallback": "off"})
 
@@ -229,3 +231,16 @@ def test_compiled_models_run_the_previous_implementation():
     assert not torch.allclose(forward(1, 100)(model), expected, atol=1e-2)
     compiled = torch.compile(model, backend="eager")
     torch.testing.assert_close(forward(1, 100)(compiled), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_a_mask_is_on_the_device_of_its_layer(device):
+    """Layers of one model may lie on several devices; masks are made on that of the model's inputs."""
+    mask = CallMask([(0, 0, 70, 0, 70)], 0, 70, 70, lambda: torch.ones(1, 1, 70, 70, dtype=torch.bool))
+    module = make("llama").model.layers[0].self_attn
+    query, key = torch.zeros(1, 4, 70, 64, device=device), torch.zeros(1, 2, 70, 64, device=device)
+    _, calls = seen_by_spy(
+        backend_over("spy"), lambda backend: backend.attention(module, query, key, key, mask.as_tensor())
+    )
+    assert [seen.device.type for _, _, seen in calls] == [device]
+    assert mask.previous(query.device) is mask.previous(query.device)

@@ -10,7 +10,7 @@ import numpy as np
 from .. import _calls, _library, patterns
 from .._arrays import arrays_of
 from ..config import DEFAULT_SHARE, MInferenceConfig
-from ..patch import minference_patch, plans_of, restore, text_config
+from ..patch import minference_patch, plans_of, require_whole, restore, text_config
 
 METHODS = {
     "dense": "this library's dense attention; what others are compared with",
@@ -79,6 +79,7 @@ class Methods:
     """
 
     def __init__(self, model, pattern_file: str | os.PathLike | None = None):
+        require_whole(model, "an evaluation")
         self._model = model
         text, _ = text_config(model)
         self._num_layers, self._num_heads = text.num_hidden_layers, text.num_attention_heads

@@ -15,7 +15,7 @@ import torch
 from ..config import MInferenceConfig
 from ..eval.prompt import Tokens
 from ..greedy import logits_at
-from ..patch import minference_patch, plans_of, restore
+from ..patch import minference_patch, plans_of, require_whole, restore
 
 
 class Answers:
@@ -62,6 +62,7 @@ class Answers:
 @contextlib.contextmanager
 def answers_of(model, tokens: Tokens) -> Iterator[Answers]:
     """The model is restored at the end."""
+    require_whole(model, "a search")
     # Patterns are what is compared, at any length.
     minference_patch(model, MInferenceConfig("dense", attn_kwargs={"fallback": "off"}))
     try:

@@ -8,7 +8,7 @@ import torch
 
 from .. import _calls
 from ..config import MInferenceConfig
-from ..patch import minference_patch, plans_of, restore
+from ..patch import minference_patch, plans_of, require_whole, restore
 
 
 class _Visitor:
@@ -18,7 +18,7 @@ class _Visitor:
         self._visit = visit
 
     def __call__(self, plan, query, key, value, call, scale, out):
-        heads = plan.heads_for(call.window)
+        heads = plan.heads_for(call.window, query.shape[1])
         _calls.prefill(query, key, value, heads, call.where, scale, out=out)
         if not call.window:
             self._visit(plan.layer, query, key, value, scale)
@@ -29,6 +29,7 @@ def visit_layers(model, token_ids: list[int], visit: Callable) -> None:
     """Run a prompt densely and call ``visit(layer, query, key, value, softmax_scale)`` in every layer without a sliding
     window: ``[1, Hq, q_len, D]`` and ``[1, Hkv, kv_len, D]``, rotated, valid during the call. The model is restored after
     it."""
+    require_whole(model, "a look at its layers")
     minference_patch(model, MInferenceConfig("dense"))
     try:
         for plan in plans_of(model).values():

@@ -136,7 +136,7 @@ class LayerAttention:
         self.share_index = share_index
         self.recorder = None
 
-    def heads_for(self, window):
+    def heads_for(self, window, num_heads):
         """The patterns of a call; layers with a window are never taken."""
         return self.heads
 
@@ -196,7 +196,7 @@ class LayerAttention:
         if self.recorder is not None:
             self.recorder(self, query, keys, values, chunk, scale, out)
             return
-        heads = self.heads_for(chunk.window)
+        heads = self.heads_for(chunk.window, query.shape[1])
         _calls.prefill(
             query,
             keys,

@@ -7,7 +7,7 @@ set(MINFERENCE_FLAGS_avx512 ${MINFERENCE_FLAGS_avx2} -mavx512f -mavx512bw -mavx5
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 12.3)
   list(APPEND MINFERENCE_FLAGS_avx512 -Wno-uninitialized -Wno-maybe-uninitialized)
 endif()
-set(MINFERENCE_FLAGS_avx512bf16 ${MINFERENCE_FLAGS_avx512} -mavx512bf16)
+set(MINFERENCE_FLAGS_avx512bf16 ${MINFERENCE_FLAGS_avx512} -mavx512bf16 -mavx512vbmi)
 set(MINFERENCE_FLAGS_amx ${MINFERENCE_FLAGS_avx512bf16} -mamx-tile -mamx-bf16)
 
 function(minference_isa isa file)

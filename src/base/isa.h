@@ -8,7 +8,7 @@ namespace minference::base {
 // Instruction sets that kernels are written for, weakest first; each includes those before it.
 //   avx2        AVX2, FMA, F16C
 //   avx512      AVX-512 F, BW, DQ, VL
-//   avx512bf16  and AVX512_BF16
+//   avx512bf16  and AVX512_BF16, AVX512_VBMI: Zen 4, Sapphire Rapids and later
 //   amx         and AMX-TILE, AMX-BF16, with the kernel's permission to use the tile registers
 enum class Isa { portable, avx2, avx512, avx512bf16, amx };
 

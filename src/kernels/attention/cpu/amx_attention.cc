@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <deque>
 #include <limits>
 #include <new>
@@ -68,7 +69,7 @@ struct Worker {
 
   // Of a row group's queries, sums and references.
   static std::int64_t group_bytes(std::int64_t padded_dim) {
-    return kGroupRows * (padded_dim * 2 + padded_dim * 4 + 2 * 4);
+    return kGroupRows * (padded_dim * 2 + padded_dim * 4 + 3 * 4);
   }
 
   base::AlignedBuffer<Pipeline> pipeline;
@@ -141,6 +142,7 @@ class Attention {
     pipeline.padded_dim = operands_.padded_dim();
     constexpr float kLog2E = 1.44269504f;
     pipeline.scale = call_.softmax_scale * kLog2E;
+    pipeline.with_lse = call_.lse.data != nullptr;
 
     worker.cursors.clear();
     std::size_t num_lists = 0;
@@ -181,6 +183,7 @@ class Attention {
     rows.out_sums = reinterpret_cast<float*>(memory + kGroupRows * padded_dim * 2);
     rows.exp_sums = rows.out_sums + kGroupRows * padded_dim;
     rows.reference = rows.exp_sums + kGroupRows;
+    rows.lse_sums = rows.reference + kGroupRows;
     rows.has_reference = rows.out_of_range = false;
     rows.first_position = sparse::position_of_row(index_.q_len, index_.kv_len, begin);
     rows.num_rows = static_cast<int>(end - begin);
@@ -232,6 +235,8 @@ class Attention {
       stages_.raise_reference(pipeline, rows, unit, masks);
     }
     std::replace(rows.reference, end_of_reference, kLowest, 0.0f);
+    // The stages want whole numbers.
+    std::transform(rows.reference, end_of_reference, rows.reference, [](float x) { return std::ceil(x); });
     rows.has_reference = true;
     for (UnitCursor units(slice, rows, operands_); !units.done();) push_chunk(stages_, pipeline, rows, units);
     drain(stages_, pipeline);

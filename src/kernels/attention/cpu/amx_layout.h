@@ -35,10 +35,11 @@ constexpr std::int64_t unit_bytes(std::int64_t padded_dim) {
 struct RowGroup {
   std::byte* query;  // packed; absent rows and dimensions are zero
   float* out_sums;   // [padded_dim / 32][32 dimensions][32 rows]: sum of p * value
-  float* exp_sums;   // [32 rows]: sum of p
-  // [32 rows]: p = exp2(score - reference), scores in units of log 2. The stages take a number some way above
-  // the largest score of the first unit, unless has_reference says that this is the largest of all already.
+  float* exp_sums;   // [32 rows]: sum of p as it is multiplied, rounded to bf16
+  // [32 rows]: p = exp2(score - reference), scores in units of log 2. A whole number: the stages take one some way above
+  // the largest score of the first unit, unless has_reference says that this is above the largest of all already.
   float* reference;
+  float* lse_sums;  // [32 rows]: sum of p in f32; only when lse is wanted
   bool has_reference;
   bool out_of_range;  // set when some row's sum left the range in which nothing is lost: do it again with
                       // has_reference
@@ -68,6 +69,7 @@ struct Pipeline {
   std::int64_t head_dim;
   std::int64_t padded_dim;
   float scale;  // softmax scale / log 2
+  bool with_lse;
 
   Chunk chunks[3];
   int next;

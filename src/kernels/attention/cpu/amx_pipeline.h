@@ -108,24 +108,32 @@ class Stage {
         ++next;
       switch (begin->visits_a_place) {
         case 0:
-          run_alike<false, 0>(pipeline, begin, next);
+          run_alike<false, 0, false>(pipeline, begin, next);
           break;
         case 1:
-          begin->masked ? run_alike<true, 1>(pipeline, begin, next)
-                        : run_alike<false, 1>(pipeline, begin, next);
+          run_alike<1>(pipeline, begin, next);
           break;
         case 2:
-          begin->masked ? run_alike<true, 2>(pipeline, begin, next)
-                        : run_alike<false, 2>(pipeline, begin, next);
+          run_alike<2>(pipeline, begin, next);
           break;
         default:
-          begin->masked ? run_alike<true, 4>(pipeline, begin, next)
-                        : run_alike<false, 4>(pipeline, begin, next);
+          run_alike<4>(pipeline, begin, next);
       }
     }
   }
 
-  template <bool masked, int visits_a_place>
+  template <int visits_a_place>
+  static void run_alike(Pipeline& pipeline, const Step* begin, const Step* end) {
+    if (pipeline.with_lse) {
+      begin->masked ? run_alike<true, visits_a_place, true>(pipeline, begin, end)
+                    : run_alike<false, visits_a_place, true>(pipeline, begin, end);
+    } else {
+      begin->masked ? run_alike<true, visits_a_place, false>(pipeline, begin, end)
+                    : run_alike<false, visits_a_place, false>(pipeline, begin, end);
+    }
+  }
+
+  template <bool masked, int visits_a_place, bool with_lse>
   [[gnu::noinline]] static void run_alike(Pipeline& pipeline, const Step* step, const Step* end) {
     const SoftmaxConstants constants(pipeline.scale);
     for (; step != end; ++step) {
@@ -135,8 +143,8 @@ class Stage {
       } else {
         const float* scores = pipeline.scores[pipeline.score_slot];
         const bool ready = pipeline.pending != scores;
-        SoftmaxPairs<masked, visits_a_place> pairs(constants, pipeline, *step->softened, step->softened_unit,
-                                                   scores);
+        SoftmaxPairs<masked, visits_a_place, with_lse> pairs(constants, pipeline, *step->softened,
+                                                             step->softened_unit, scores);
         multiply(pipeline, *step, pairs, ready);
         pairs.finish();
       }
@@ -145,10 +153,14 @@ class Stage {
 
   static void start_rows(Pipeline& pipeline, RowGroup& rows, const float* scores) {
     std::fill_n(rows.exp_sums, kGroupRows, 0.0f);
+    std::fill_n(rows.lse_sums, kGroupRows, 0.0f);
     if (rows.has_reference) return;
     std::fill_n(rows.reference, kGroupRows, -INFINITY);
     raise_to_scores(pipeline, scores, nullptr, rows.reference);
-    for (int i = 0; i < kGroupRows; ++i) rows.reference[i] += kReferenceAbove;
+    for (int i = 0; i < kGroupRows; i += 16) {
+      const __m512 above = _mm512_add_ps(_mm512_load_ps(rows.reference + i), _mm512_set1_ps(kReferenceAbove));
+      _mm512_store_ps(rows.reference + i, Exp2::reference_for(above));
+    }
   }
 
   // `ready`: the scores that `pairs` reads have left the accumulators already; otherwise the first step of the

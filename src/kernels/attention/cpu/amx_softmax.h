@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "cpu/exp2.h"
+#include "cpu/bf16_exp2.h"
 #include "kernels/attention/cpu/amx_layout.h"
 #include "kernels/attention/cpu/amx_pack.h"
 
@@ -15,51 +15,12 @@ namespace minference::kernels::amx {
 namespace {
 
 // Keeps the compiler from loading a constant again at each of its uses.
-[[gnu::always_inline]] inline __m512 in_register(float x) {
-  __m512 vector = _mm512_set1_ps(x);
-  __asm__("" : "+v"(vector));
-  return vector;
-}
 [[gnu::always_inline]] inline __m512i in_register(__m512i vector) {
   __asm__("" : "+v"(vector));
   return vector;
 }
 
-// cpu::avx512::Simd::exp2<3>, with its constants in registers.
-class Exp2 {
- public:
-  // 0 where `mask` has no bit.
-  template <bool masked>
-  [[gnu::always_inline]] __m512 of(__m512 x, __mmask16 mask) const {
-    const __m512 fraction = _mm512_reduce_ps(x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
-    __m512 power = _mm512_fmadd_ps(c3_, fraction, c2_);
-    power = _mm512_fmadd_ps(power, fraction, c1_);
-    power = _mm512_fmadd_ps(power, fraction, one_);
-    return masked ? _mm512_maskz_scalef_ps(mask, power, x) : _mm512_scalef_ps(power, x);
-  }
-
- private:
-  static constexpr auto& kCoefficients = cpu::Exp2Polynomial<3>::kCoefficients;
-  __m512 one_ = in_register(1.0f);
-  __m512 c1_ = in_register(kCoefficients[0]);
-  __m512 c2_ = in_register(kCoefficients[1]);
-  __m512 c3_ = in_register(kCoefficients[2]);
-};
-
-// Rounds two vectors to bf16, halves up, and pairs them: word i = (even[i], odd[i]). An integer addition and
-// one byte shuffle take a third of the conversion instruction's time and do not need a permute after it.
-class RoundedPairs {
- public:
-  [[gnu::always_inline]] __m512i operator()(__m512 even, __m512 odd) const {
-    const __m512i low = _mm512_add_epi32(_mm512_castps_si512(even), half_);
-    const __m512i high = _mm512_add_epi32(_mm512_castps_si512(odd), half_);
-    return _mm512_mask_shuffle_epi8(high, 0x3333333333333333, low, upper_halves_);
-  }
-
- private:
-  __m512i half_ = in_register(_mm512_set1_epi32(0x8000));
-  __m512i upper_halves_ = in_register(_mm512_set4_epi32(0x0f0e, 0x0b0a, 0x0706, 0x0302));
-};
+using Exp2 = cpu::Bf16Exp2<true>;
 
 // Turns the scores of one unit into probabilities, between the tile products of other units. A *visit* is two
 // keys for half of the rows; a unit has 32.
@@ -67,13 +28,12 @@ inline constexpr int kVisits = kUnitKeys / 2 * 2;
 
 // What it needs in registers, the same for every unit.
 struct SoftmaxConstants {
-  explicit SoftmaxConstants(float score_scale) : scale(in_register(score_scale)) {}
-  __m512 scale;
+  explicit SoftmaxConstants(float score_scale) : scale(score_scale), exp2(score_scale) {}
+  float scale;
   Exp2 exp2;
-  RoundedPairs round;
 };
 
-template <bool masked, int visits_a_place>
+template <bool masked, int visits_a_place, bool with_lse>
 class SoftmaxPairs {
  public:
   [[gnu::always_inline]] SoftmaxPairs(const SoftmaxConstants& constants, Pipeline& pipeline,
@@ -82,9 +42,14 @@ class SoftmaxPairs {
         scores_(scores),
         probabilities_(pipeline.probabilities[chunk.probability_slot][unit]),
         masks_(chunk.masks[unit]),
-        exp_sums_(chunk.rows->exp_sums),
-        references_{_mm512_load_ps(chunk.rows->reference), _mm512_load_ps(chunk.rows->reference + 16)},
-        sums_{_mm512_load_ps(exp_sums_), _mm512_load_ps(exp_sums_ + 16)} {}
+        rows_(*chunk.rows) {
+    for (int half = 0; half < 2; ++half) {
+      references_[half] = _mm512_load_ps(rows_.reference + 16 * half);
+      offsets_[half] = Exp2::offset_of(references_[half]);
+      sums_[half] = _mm512_load_ps(rows_.exp_sums + 16 * half);
+      if constexpr (with_lse) lse_sums_[half] = _mm512_load_ps(rows_.lse_sums + 16 * half);
+    }
+  }
 
   // Places take turns between the halves of the rows, 0 first.
   template <int half>
@@ -102,8 +67,10 @@ class SoftmaxPairs {
       visit<0>();
       visit<1>();
     }
-    _mm512_store_ps(exp_sums_, sums_[0]);
-    _mm512_store_ps(exp_sums_ + 16, sums_[1]);
+    for (int half = 0; half < 2; ++half) {
+      _mm512_store_ps(rows_.exp_sums + 16 * half, sums_[half]);
+      if constexpr (with_lse) _mm512_store_ps(rows_.lse_sums + 16 * half, lse_sums_[half]);
+    }
   }
 
  private:
@@ -115,12 +82,15 @@ class SoftmaxPairs {
       even_mask = static_cast<__mmask16>(masks_[0] >> (16 * half));
       odd_mask = static_cast<__mmask16>(masks_[1] >> (16 * half));
     }
-    const __m512 even = constants_.exp2.template of<masked>(
-        _mm512_fmsub_ps(_mm512_load_ps(scores), constants_.scale, references_[half]), even_mask);
-    const __m512 odd = constants_.exp2.template of<masked>(
-        _mm512_fmsub_ps(_mm512_load_ps(scores + kGroupRows), constants_.scale, references_[half]), odd_mask);
-    sums_[half] = _mm512_add_ps(sums_[half], _mm512_add_ps(even, odd));
-    _mm512_store_si512(probabilities_ + 16 * 32 * half, constants_.round(even, odd));
+    const __m512 even = _mm512_load_ps(scores), odd = _mm512_load_ps(scores + kGroupRows);
+    const __m512i pairs = constants_.exp2.pairs(constants_.exp2.integer(even, offsets_[half], even_mask),
+                                                constants_.exp2.integer(odd, offsets_[half], odd_mask));
+    sums_[half] = Exp2::add_pairs(sums_[half], pairs);
+    _mm512_store_si512(probabilities_ + 16 * 32 * half, pairs);
+    if constexpr (with_lse) {
+      lse_sums_[half] = _mm512_add_ps(lse_sums_[half], unrounded(even, half, even_mask));
+      lse_sums_[half] = _mm512_add_ps(lse_sums_[half], unrounded(odd, half, odd_mask));
+    }
     if constexpr (half == 1) {
       scores_ += 2 * kGroupRows;
       probabilities_ += 2 * 16;
@@ -129,13 +99,19 @@ class SoftmaxPairs {
     }
   }
 
+  // A probability's rounding may be 0.7 %, too much for the LSE of a row with few keys.
+  [[gnu::always_inline]] __m512 unrounded(__m512 score, int half, __mmask16 mask) const {
+    const __m512 x = _mm512_fmsub_ps(score, _mm512_set1_ps(constants_.scale), references_[half]);
+    return _mm512_maskz_mov_ps(mask, cpu::avx512::Simd::exp2<3>(x));
+  }
+
   SoftmaxConstants constants_;
   const float* scores_;
   base::bfloat16* probabilities_;
   const std::uint32_t* masks_;
-  float* exp_sums_;
-  __m512 references_[2];
-  __m512 sums_[2];
+  const RowGroup& rows_;
+  __m512 references_[2], offsets_[2];
+  __m512 sums_[2], lse_sums_[2];
   int left_ = kVisits;
 };
 
@@ -160,6 +136,21 @@ inline void raise_to_scores(const Pipeline& pipeline, const float* scores, const
     _mm512_store_ps(reference + first, largest);
   }
 }
+
+// Rounds two vectors to bf16, halves up, and pairs them: word i = (even[i], odd[i]). An integer addition and
+// one byte shuffle take a third of the conversion instruction's time and do not need a permute after it.
+class RoundedPairs {
+ public:
+  [[gnu::always_inline]] __m512i operator()(__m512 even, __m512 odd) const {
+    const __m512i low = _mm512_add_epi32(_mm512_castps_si512(even), half_);
+    const __m512i high = _mm512_add_epi32(_mm512_castps_si512(odd), half_);
+    return _mm512_mask_shuffle_epi8(high, 0x3333333333333333, low, upper_halves_);
+  }
+
+ private:
+  __m512i half_ = in_register(_mm512_set1_epi32(0x8000));
+  __m512i upper_halves_ = in_register(_mm512_set4_epi32(0x0f0e, 0x0b0a, 0x0706, 0x0302));
+};
 
 // Writes 16 rows of a finished row group to out and lse, from row `first` on.
 inline void finish_half(const Pipeline& pipeline, const RowGroup& rows, int first) {
@@ -194,7 +185,7 @@ inline void finish_half(const Pipeline& pipeline, const RowGroup& rows, int firs
   if (!rows.lse) return;
   for (int i = first; i < first + num_rows; ++i) {
     constexpr float kLog2 = 0.693147181f;
-    const float row_sum = rows.exp_sums[i];
+    const float row_sum = rows.lse_sums[i];
     rows.lse[i * rows.lse_stride] = row_sum == 0 ? -INFINITY : kLog2 * rows.reference[i] + std::log(row_sum);
   }
 }

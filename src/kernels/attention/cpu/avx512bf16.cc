@@ -1,6 +1,7 @@
 #include <immintrin.h>
 
 #include "cpu/avx512.h"
+#include "cpu/bf16_exp2.h"
 #include "kernels/attention/cpu/kernels.h"
 #include "kernels/attention/cpu/transposed_loop.h"
 
@@ -19,6 +20,11 @@ struct Policy : cpu::avx512::Simd {
   static constexpr int kBlock = 6;
   static constexpr int kVectors = 4;
   static constexpr int kExp2Degree = 3;
+  static constexpr bool kRoundsExponents = true;
+  using RoundedExp2 = cpu::Bf16Exp2<false>;
+
+  using Simd::store;
+  static void store(void* p, __m512i x) { _mm512_store_si512(p, x); }
 
   static __m512bh load_operands(const Operand* p) { return reinterpret_cast<__m512bh>(_mm512_load_si512(p)); }
   static __m512bh broadcast_operand(const void* p) {

@@ -15,6 +15,7 @@ struct F32Policy : Simd {
   static constexpr int kBlock = kBlockSize;
   static constexpr int kVectors = kNumVectors;
   static constexpr int kExp2Degree = 5;
+  static constexpr bool kRoundsExponents = false;
 
   static F32x16 load_operands(const Operand* p) { return Simd::load(p); }
   static F32x16 broadcast_operand(const void* p) {

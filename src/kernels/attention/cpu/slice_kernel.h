@@ -32,8 +32,9 @@ struct SliceState {
   float* scores;           // [64, 64]: of the current tile, keys by rows
   float* accumulator;      // [round_up(head_dim, 16), 64]: sum of probability * value
   float* reference;        // [64]: what scores are relative to; -inf before the row's first key
-  float* row_sum;          // [64]: sum of probabilities, relative to 2^reference
-  float* tile_sum;         // [64]: scratch
+  float* row_sum;          // [64]: sum of probabilities as they are multiplied, relative to 2^reference
+  float* lse_sum;          // [64]: the same before they were rounded; null when no LSE is wanted
+  float* tile_sum;         // [3, 64]: scratch
   Operand* rows;           // [16, round_up(head_dim, 16)]: scratch
 };
 
@@ -51,7 +52,8 @@ struct KeyValueTile {
 };
 
 struct SliceKernel {
-  int pack;  // 2: bf16 operands; 1: f32 operands
+  int pack;               // 2: bf16 operands; 1: f32 operands
+  bool rounds_exponents;  // false: probabilities are f32 until they are multiplied, and lse_sum is row_sum
 
   // Whether keys and values of `type` are operands already (values only when pack is 1).
   base::DType operand_type;

@@ -32,7 +32,7 @@ class Worker {
     sparse::reserve_keys(*call.index, keys_);
     const std::int64_t dim = round_up(call.query.dim, 16);
     const std::int64_t words = round_up(call.query.dim / kernel.pack, 16);
-    const std::int64_t lane_floats = 3 * kSliceRows;
+    const std::int64_t lane_floats = 6 * kSliceRows;
     memory_ = base::AlignedBuffer<float>(
         static_cast<std::size_t>((words + kTileKeys / kernel.pack + kTileKeys + dim) * kSliceRows +
                                  lane_floats + 16 * dim + 2 * kTileKeys * words + kTileKeys * dim));
@@ -46,7 +46,9 @@ class Worker {
     state_.accumulator = take(dim * kSliceRows);
     state_.reference = take(kSliceRows);
     state_.row_sum = take(kSliceRows);
-    state_.tile_sum = take(kSliceRows);
+    float* const lse_sum = take(kSliceRows);
+    if (call.lse.data) state_.lse_sum = kernel.rounds_exponents ? lse_sum : state_.row_sum;
+    state_.tile_sum = take(3 * kSliceRows);
     state_.rows = reinterpret_cast<Operand*>(take(16 * dim));
     tile_keys_ = reinterpret_cast<Operand*>(take(kTileKeys * words));
     tile_values_ = reinterpret_cast<Operand*>(take(kTileKeys * dim));
@@ -273,7 +275,7 @@ void Worker::fill_lanes(const Place& place, int count, KeyAt key_at) {
 void Worker::write_lse(const AttentionCall& call, std::int64_t head, const sparse::RowSlice& slice) const {
   for (std::int64_t row = slice.begin; row < slice.end; ++row) {
     const std::int64_t lane = kSliceRows - (slice.end - row);
-    const float sum = state_.row_sum[lane];
+    const float sum = state_.lse_sum[lane];
     call.lse.at(head, row) = sum == 0
                                  ? -std::numeric_limits<float>::infinity()
                                  : (state_.reference[lane] + std::log2(sum)) * std::numbers::ln2_v<float>;

@@ -13,6 +13,7 @@
 //   broadcast_operand(p)   the operand at p in every lane; any alignment
 //   dot(acc, a, b)         acc + a b, lane by lane, with all values of the operands
 //   store_probabilities    two keys of 16 rows as operands
+//   kRoundsExponents       true: there is a RoundedExp2, as cpu::Bf16Exp2, for tiles whose references are known
 //   pack_key, pack_values  as in SliceKernel
 //
 // kBlock * kVectors accumulators hide the latency of the multiply and leave registers for the loads.
@@ -54,6 +55,7 @@ struct TransposedLoop {
       // Lanes without a row have a reference from the start: they must not keep the slice from its fast path.
       state.reference[lane] = lane < state.first_lane ? 0.0f : -__builtin_inff();
       state.row_sum[lane] = 0.0f;
+      if (state.lse_sum) state.lse_sum[lane] = 0.0f;
     }
     state.is_empty = true;
     state.has_references = false;
@@ -171,6 +173,11 @@ struct TransposedLoop {
     [[gnu::always_inline]] void next_pair(int j) const {
       const float* pair = scores + 16 * j;
       float* tile_sum = state.tile_sum + 16 * (group + j);
+      if constexpr (Policy::kRoundsExponents) {
+        round_pair(j, pair, tile_sum);
+        if (!state.lse_sum) return;
+        tile_sum += kSliceRows;
+      }
       const F32x16 scale = Policy::broadcast(state.scale_log2);
       const F32x16 reference = Policy::load(state.reference + 16 * (group + j));
       F32x16 even = Policy::multiply_subtract(Policy::load(pair), scale, reference);
@@ -182,7 +189,20 @@ struct TransposedLoop {
       even = exp2(even);
       odd = exp2(odd);
       Policy::store(tile_sum, Policy::add(Policy::load(tile_sum), Policy::add(even, odd)));
-      Policy::store_probabilities(probabilities + 16 * j, even, odd);
+      if constexpr (!Policy::kRoundsExponents) Policy::store_probabilities(probabilities + 16 * j, even, odd);
+    }
+    [[gnu::always_inline]] void round_pair(int j, const float* pair, float* tile_sum) const {
+      const typename Policy::RoundedExp2 exp2(state.scale_log2);
+      const F32x16 offset = Policy::load(offsets_of(state) + 16 * (group + j));
+      F32x16 even = offset, odd = offset;
+      if constexpr (kSkipsKeys) {
+        even = Policy::add(even, Policy::broadcast(key_bias[0]));
+        odd = Policy::add(odd, Policy::broadcast(key_bias[1]));
+      }
+      const auto pairs = exp2.pairs(exp2.integer(Policy::load(pair), even),
+                                    exp2.integer(Policy::load(pair + kSliceRows), odd));
+      Policy::store(tile_sum, exp2.add_pairs(Policy::load(tile_sum), pairs));
+      Policy::store(probabilities + 16 * j, pairs);
     }
     [[gnu::always_inline]] void advance() {
       scores += 2 * kSliceRows;
@@ -195,10 +215,23 @@ struct TransposedLoop {
     return Policy::template exp2<Policy::kExp2Degree>(x);
   }
 
+  // Of SliceState::tile_sum: sums of this tile's probabilities as they are multiplied, and before they were rounded; what
+  // RoundedExp2 takes for references.
+  static constexpr int kTileSums = 2;
+  static float* offsets_of(const SliceState& state) {
+    return state.tile_sum + kTileSums * kSliceRows;
+  }
+
   // The usual tile: every row attends to all 64 keys or to the same ones, and its reference is known. Returns
   // false, having changed nothing that lasts, when a row outgrows its reference.
   static bool attend_with_known_references(SliceState& state, const KeyValueTile& tile) {
-    for (int lane = 0; lane < kSliceRows; lane += 16) Policy::store(state.tile_sum + lane, Policy::zero());
+    for (int i = 0; i < kTileSums * kSliceRows; i += 16) Policy::store(state.tile_sum + i, Policy::zero());
+    if constexpr (Policy::kRoundsExponents) {
+      for (int lane = 0; lane < kSliceRows; lane += 16) {
+        const F32x16 reference = Policy::load(state.reference + lane);
+        Policy::store(offsets_of(state) + lane, Policy::RoundedExp2::offset_of(reference));
+      }
+    }
     const int first_group = state.first_lane / 16;
     if (tile.lanes) {
       float key_bias[kTileKeys];
@@ -216,14 +249,17 @@ struct TransposedLoop {
       const F32x16 sum = Policy::load(state.tile_sum + lane);
       if (Policy::less(sum, Policy::broadcast(kMaxTileSum)) != 0xffff) return false;
     }
-    for (int lane = 0; lane < kSliceRows; lane += 16) {
-      float* row_sum = state.row_sum + lane;
-      Policy::store(row_sum, Policy::add(Policy::load(row_sum), Policy::load(state.tile_sum + lane)));
-    }
+    add_lanes(state.row_sum, state.tile_sum);
+    if (Policy::kRoundsExponents && state.lse_sum) add_lanes(state.lse_sum, state.tile_sum + kSliceRows);
     int ends[kGroups];
     for (int group = 0; group < kGroups; ++group) ends[group] = group < first_group ? 0 : kTileKeys / kPack;
     accumulate_values(state, tile, ends);
     return true;
+  }
+
+  static void add_lanes(float* sums, const float* more) {
+    for (int lane = 0; lane < kSliceRows; lane += 16)
+      Policy::store(sums + lane, Policy::add(Policy::load(sums + lane), Policy::load(more + lane)));
   }
 
   // Scores of a block while the probabilities of the one before are computed: the exponentials fill the issue
@@ -350,7 +386,7 @@ struct TransposedLoop {
     const F32x16 known = Policy::load(state.reference + 16 * group);
     // Rows without a key yet: any finite reference will do, as all their probabilities are 0.
     const F32x16 reference = Policy::select(Policy::less(minus_infinity, known), known, Policy::zero());
-    F32x16 sum = Policy::load(state.row_sum + 16 * group);
+    F32x16 sum = Policy::zero();
     for (int key = 0; key < tile.num_keys; key += 2) {
       F32x16 probabilities[2];
 #pragma GCC unroll 2
@@ -365,8 +401,17 @@ struct TransposedLoop {
       Policy::store_probabilities(state.probabilities + key / kPack * kSliceRows + 16 * group,
                                   probabilities[0], probabilities[1]);
     }
-    Policy::store(state.row_sum + 16 * group, sum);
+    for_each_sum(state, [&](float* sums) {
+      float* of_group = sums + 16 * group;
+      Policy::store(of_group, Policy::add(Policy::load(of_group), sum));
+    });
     return (num_keys + kPack - 1) / kPack;
+  }
+
+  template <class Change>
+  static void for_each_sum(const SliceState& state, const Change& change) {
+    change(state.row_sum);
+    if (Policy::kRoundsExponents && state.lse_sum) change(state.lse_sum);
   }
 
   static void raise_references(SliceState& state, int group, F32x16 max) {
@@ -375,13 +420,16 @@ struct TransposedLoop {
     const F32x16 limit = Policy::add(old, Policy::broadcast(kMaxScoreAboveReference));
     const std::uint32_t raised = Policy::less(limit, max);
     if (raised == 0) return;
-    const F32x16 reference = Policy::select(raised, max, old);
+    F32x16 reference = Policy::select(raised, max, old);
+    if constexpr (Policy::kRoundsExponents) reference = Policy::RoundedExp2::reference_for(reference);
     Policy::store(stored, reference);
     if (state.is_empty) return;
     const F32x16 decay =
         Policy::select(raised, exp2(Policy::subtract(old, reference)), Policy::broadcast(1.0f));
-    float* row_sum = state.row_sum + 16 * group;
-    Policy::store(row_sum, Policy::multiply(Policy::load(row_sum), decay));
+    for_each_sum(state, [&](float* sums) {
+      float* of_group = sums + 16 * group;
+      Policy::store(of_group, Policy::multiply(Policy::load(of_group), decay));
+    });
     for (int d = 0; d < state.head_dim; ++d) {
       float* acc = state.accumulator + d * kSliceRows + 16 * group;
       Policy::store(acc, Policy::multiply(Policy::load(acc), decay));
@@ -434,8 +482,8 @@ struct TransposedLoop {
 template <class Policy>
 constexpr SliceKernel make_slice_kernel(base::DType operand_type) {
   using Loop = TransposedLoop<Policy>;
-  return {Policy::kPack, operand_type,     Loop::begin,        Loop::attend,
-          Loop::finish,  Policy::pack_key, Policy::pack_values};
+  return {Policy::kPack, Policy::kRoundsExponents, operand_type,       Loop::begin, Loop::attend,
+          Loop::finish,  Policy::pack_key,         Policy::pack_values};
 }
 
 }  // namespace minference::kernels

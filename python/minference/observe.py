@@ -22,7 +22,7 @@ MAP_ROWS, MAP_BINS = 160, 160
 class Head:
     """One query head in one call.
 
-    head: its number in the layer, on a tensor-parallel rank too. pattern: five integers, see `minference.patterns`. columns,
+    head: its number in the layer, on a tensor-parallel rank too (`Report`s there begin with the rank's first head). pattern: five integers, see `minference.patterns`. columns,
     offsets: members chosen online, None for patterns without any. attention: [MAP_ROWS, MAP_BINS] attention mass of evenly
     spaced rows over evenly sized bins of keys, or None.
     """

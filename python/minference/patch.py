@@ -86,6 +86,21 @@ def _require_reachable(model):
     )
 
 
+def _device_of(module, parameter):
+    """Where a parameter of an attention module is computed with.
+
+    Offloaded ones lie on the meta device until their layer runs, and accelerate's hooks say where that is.
+    """
+    import torch
+
+    if parameter.device.type == "meta":
+        for part in module.modules():
+            device = getattr(getattr(part, "_hf_hook", None), "execution_device", None)
+            if device is not None:
+                return torch.device(device)
+    return parameter.device
+
+
 def _require_computable(model, modules, plans):
     """What no call of the model would be taken for, said once, here, rather than never."""
     import torch
@@ -104,12 +119,12 @@ def _require_computable(model, modules, plans):
                 f"head_dim must be a multiple of 8 up to 256, got {head_dim} in layer {layer}"
             )
         for parameter in module.parameters():
-            # Those that are offloaded lie on meta until their layer runs.
-            if parameter.device.type not in ("cpu", "cuda", "meta"):
+            device = _device_of(module, parameter)
+            if device.type not in ("cpu", "cuda"):
                 raise NotImplementedError(
-                    f"model must be on the CPU or CUDA devices, got device {parameter.device} in layer {layer}"
+                    f"model must be on the CPU or CUDA devices, got device {device} in layer {layer}"
                 )
-            if parameter.is_cuda and (
+            if device.type == "cuda" and (
                 reason := _cuda_calls.refusal(model.dtype, head_dim, plans[layer].heads)
             ):
                 raise NotImplementedError(

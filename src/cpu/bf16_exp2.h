@@ -26,7 +26,7 @@ class Bf16Exp2 {
     }
   }
 
-  // A reference that offset_of() holds exactly, at least x.
+  // A reference that offset_of() holds exactly, if it lies within 2^24 of 0; at least x.
   [[gnu::always_inline]] static __m512 reference_for(__m512 x) {
     return _mm512_roundscale_ps(x, _MM_FROUND_TO_POS_INF | _MM_FROUND_NO_EXC);
   }

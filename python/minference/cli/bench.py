@@ -168,7 +168,17 @@ def _print_table(rows: list[dict], machine: dict) -> None:
         title_justify="left",
         header_style="bold",
     )
-    for name in ("length", "threads", "attention", "SDPA", "ours", "speed-up", "density", "kept mass", "GFLOP/s"):
+    for name in (
+        "length",
+        "threads",
+        "attention",
+        "SDPA",
+        "ours",
+        "speed-up",
+        "density",
+        "kept mass",
+        "GFLOP/s",
+    ):
         table.add_column(name, justify="left" if name == "attention" else "right")
     for row in rows:
         table.add_row(

@@ -183,6 +183,26 @@ TEST(Attention, EveryShapeMatchesTheReference) {
   }
 }
 
+// Whatever a probability is rounded to, it is divided by the same.
+TEST(Attention, RowsWithOneKeyAreItsValue) {
+  const auto executor = base::make_thread_pool(1);
+  for (const DType dtype : kDTypes) {
+    Problem p({.dtype = dtype, .form = IndexForm::all, .q_len = 100, .kv_len = 100, .key_scale = 5}, 1);
+    for (const AttentionKernel* kernel : kernels_for(dtype, p.shape.head_dim)) {
+      SCOPED_TRACE(kernel->name);
+      p.reset_outputs();
+      kernel->run(p.call, *executor);
+      const base::InputHeads& value = p.call.value;
+      for (std::int64_t head = 0; head < p.heads(); ++head) {
+        for (std::int64_t d = 0; d < p.shape.head_dim; ++d) {
+          const std::int64_t offset = head / p.shape.group * value.head_stride + d;
+          ASSERT_EQ(p.output(head, 0, d), base::load_float(value.data, dtype, offset)) << "head " << head;
+        }
+      }
+    }
+  }
+}
+
 TEST(Attention, OddLengths) {
   std::uint32_t seed = 1000;
   for (const DType dtype : kDTypes) {

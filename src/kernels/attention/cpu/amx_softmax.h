@@ -185,8 +185,8 @@ inline void finish_half(const Pipeline& pipeline, const RowGroup& rows, int firs
   if (!rows.lse) return;
   for (int i = first; i < first + num_rows; ++i) {
     constexpr float kLog2 = 0.693147181f;
-    const float row_sum = rows.lse_sums[i];
-    rows.lse[i * rows.lse_stride] = row_sum == 0 ? -INFINITY : kLog2 * rows.reference[i] + std::log(row_sum);
+    rows.lse[i * rows.lse_stride] =
+        rows.exp_sums[i] == 0 ? -INFINITY : kLog2 * rows.reference[i] + std::log(rows.lse_sums[i]);
   }
 }
 

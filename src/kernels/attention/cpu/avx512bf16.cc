@@ -39,6 +39,10 @@ struct Policy : cpu::avx512::Simd {
     _mm512_store_si512(p, _mm512_permutexvar_epi16(_mm512_load_si512(kInterleaved), halves));
   }
 
+  static __m512 add_probabilities(__m512 sum, const Operand* p) {
+    return RoundedExp2::add_pairs(sum, _mm512_load_si512(p));
+  }
+
   static void store_as(base::DType, void* p, __m512 x, int count) {
     const auto halves = reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(x));
     if (count == 16) return _mm256_storeu_si256(static_cast<__m256i*>(p), halves);

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <initializer_list>
+
 #include "kernels/attention/cpu/slice_kernel.h"
 
 // The main loop of transposed-score attention over one row slice, for one instruction set. A Policy is the
@@ -13,7 +15,8 @@
 //   broadcast_operand(p)   the operand at p in every lane; any alignment
 //   dot(acc, a, b)         acc + a b, lane by lane, with all values of the operands
 //   store_probabilities    two keys of 16 rows as operands
-//   kRoundsExponents       true: there is a RoundedExp2, as cpu::Bf16Exp2, for tiles whose references are known
+//   kRoundsExponents       true: there are RoundedExp2, as cpu::Bf16Exp2, for tiles whose references are known, and
+//                          add_probabilities(sum, p), the sum with what store_probabilities left
 //   pack_key, pack_values  as in SliceKernel
 //
 // kBlock * kVectors accumulators hide the latency of the multiply and leave registers for the loads.
@@ -329,8 +332,11 @@ struct TransposedLoop {
     accumulate_values(state, tile, ends);
     state.has_references = true;
     for (int lane = 0; lane < kSliceRows; lane += 16) {
-      const std::uint32_t known =
-          Policy::less(Policy::broadcast(-__builtin_inff()), Policy::load(state.reference + lane));
+      // RoundedExp2 takes no others.
+      const float limit = Policy::kRoundsExponents ? 0x1p24f : __builtin_inff();
+      const F32x16 reference = Policy::load(state.reference + lane);
+      const std::uint32_t known = Policy::less(Policy::broadcast(-limit), reference) &
+                                  Policy::less(reference, Policy::broadcast(limit));
       if (known != 0xffff) state.has_references = false;
     }
   }
@@ -386,7 +392,7 @@ struct TransposedLoop {
     const F32x16 known = Policy::load(state.reference + 16 * group);
     // Rows without a key yet: any finite reference will do, as all their probabilities are 0.
     const F32x16 reference = Policy::select(Policy::less(minus_infinity, known), known, Policy::zero());
-    F32x16 sum = Policy::zero();
+    F32x16 sum = Policy::zero(), multiplied_sum = Policy::zero();
     for (int key = 0; key < tile.num_keys; key += 2) {
       F32x16 probabilities[2];
 #pragma GCC unroll 2
@@ -398,20 +404,18 @@ struct TransposedLoop {
         probabilities[i] = Policy::select(lanes, exp2(Policy::subtract(scores, reference)), Policy::zero());
         sum = Policy::add(sum, probabilities[i]);
       }
-      Policy::store_probabilities(state.probabilities + key / kPack * kSliceRows + 16 * group,
-                                  probabilities[0], probabilities[1]);
+      Operand* operands = state.probabilities + key / kPack * kSliceRows + 16 * group;
+      Policy::store_probabilities(operands, probabilities[0], probabilities[1]);
+      if constexpr (Policy::kRoundsExponents)
+        multiplied_sum = Policy::add_probabilities(multiplied_sum, operands);
     }
-    for_each_sum(state, [&](float* sums) {
+    const auto add_to = [&](float* sums, F32x16 more) {
       float* of_group = sums + 16 * group;
-      Policy::store(of_group, Policy::add(Policy::load(of_group), sum));
-    });
+      Policy::store(of_group, Policy::add(Policy::load(of_group), more));
+    };
+    add_to(state.row_sum, Policy::kRoundsExponents ? multiplied_sum : sum);
+    if (Policy::kRoundsExponents && state.lse_sum) add_to(state.lse_sum, sum);
     return (num_keys + kPack - 1) / kPack;
-  }
-
-  template <class Change>
-  static void for_each_sum(const SliceState& state, const Change& change) {
-    change(state.row_sum);
-    if (Policy::kRoundsExponents && state.lse_sum) change(state.lse_sum);
   }
 
   static void raise_references(SliceState& state, int group, F32x16 max) {
@@ -426,10 +430,11 @@ struct TransposedLoop {
     if (state.is_empty) return;
     const F32x16 decay =
         Policy::select(raised, exp2(Policy::subtract(old, reference)), Policy::broadcast(1.0f));
-    for_each_sum(state, [&](float* sums) {
+    for (float* sums : {state.row_sum, Policy::kRoundsExponents ? state.lse_sum : nullptr}) {
+      if (!sums) continue;
       float* of_group = sums + 16 * group;
       Policy::store(of_group, Policy::multiply(Policy::load(of_group), decay));
-    });
+    }
     for (int d = 0; d < state.head_dim; ++d) {
       float* acc = state.accumulator + d * kSliceRows + 16 * group;
       Policy::store(acc, Policy::multiply(Policy::load(acc), decay));

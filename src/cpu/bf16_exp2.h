@@ -13,7 +13,7 @@ namespace {
 // A bf16 is 127 + floor(x) above 7 bits of mantissa, so 128 (x + 127), rounded to an integer, is it but for the
 // mantissa: that should be 2^(x - floor(x)) - 1 and is x - floor(x). The table holds the difference, 0 to 11 of 128.
 // Relative error at most 0.66 %: 2^-8 log 2 of x's rounding, 2^-8 of the mantissa's. Where probabilities are divided by
-// their own sum, most of it cancels (docs/kernels/attention-amx.md, "Softmax").
+// their own sum, most of it cancels (docs/kernels/attention-avx512.md, "Exponentials").
 template <bool kInRegisters>
 class Bf16Exp2 {
  public:

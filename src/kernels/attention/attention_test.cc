@@ -5,6 +5,7 @@
 #include <cmath>
 #include <limits>
 #include <sstream>
+#include <string_view>
 #include <vector>
 
 #include "kernels/attention/reference.h"
@@ -199,6 +200,27 @@ TEST(Attention, RowsWithOneKeyAreItsValue) {
           ASSERT_EQ(p.output(head, 0, d), base::load_float(value.data, dtype, offset)) << "head " << head;
         }
       }
+    }
+  }
+}
+
+// Equal scores too large for exponentials from a table: every row is the mean of its values. AMX keeps no such rows
+// (docs/numerics.md).
+TEST(Attention, ScoresBeyondWholeReferences) {
+  const auto executor = base::make_thread_pool(1);
+  for (const DType dtype : kDTypes) {
+    Problem p({.dtype = dtype, .form = IndexForm::all, .q_len = 200, .kv_len = 200}, 1);
+    for (Memory* memory : {&p.query, &p.key}) {
+      const auto count = static_cast<std::int64_t>(memory->bytes.size() / base::size_of(dtype));
+      for (std::int64_t i = 0; i < count; ++i) base::store_float(memory->bytes.data(), dtype, i, 8192);
+    }
+    const Expectations expectations = expect(p);
+    for (const AttentionKernel* kernel : kernels_for(dtype, p.shape.head_dim)) {
+      if (std::string_view(kernel->name) == "amx") continue;
+      SCOPED_TRACE(kernel->name);
+      p.reset_outputs();
+      kernel->run(p.call, *executor);
+      check_rows(p, expectations);
     }
   }
 }

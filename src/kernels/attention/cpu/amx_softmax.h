@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "cpu/avx512.h"
 #include "cpu/bf16_exp2.h"
 #include "kernels/attention/cpu/amx_layout.h"
 #include "kernels/attention/cpu/amx_pack.h"

@@ -33,9 +33,11 @@ struct SliceState {
   float* accumulator;      // [round_up(head_dim, 16), 64]: sum of probability * value
   float* reference;        // [64]: what scores are relative to; -inf before the row's first key
   float* row_sum;          // [64]: sum of probabilities as they are multiplied, relative to 2^reference
-  float* lse_sum;          // [64]: the same before they were rounded; null when no LSE is wanted
-  float* tile_sum;         // [3, 64]: scratch
-  Operand* rows;           // [16, round_up(head_dim, 16)]: scratch
+  float* lse_sum;   // [64]: the same before they were rounded; null where it is row_sum, or no LSE is wanted
+  float* tile_sum;  // [64]: scratch
+  float* tile_lse_sum;  // [64]: scratch
+  float* offset;        // [64]: scratch; references as TransposedLoop's RoundedExp2 takes them
+  Operand* rows;        // [16, round_up(head_dim, 16)]: scratch
 };
 
 // Keys and values of up to 64 keys.
@@ -53,7 +55,7 @@ struct KeyValueTile {
 
 struct SliceKernel {
   int pack;               // 2: bf16 operands; 1: f32 operands
-  bool rounds_exponents;  // false: probabilities are f32 until they are multiplied, and lse_sum is row_sum
+  bool rounds_exponents;  // false: probabilities are f32 until they are multiplied
 
   // Whether keys and values of `type` are operands already (values only when pack is 1).
   base::DType operand_type;

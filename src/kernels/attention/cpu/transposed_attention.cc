@@ -47,8 +47,10 @@ class Worker {
     state_.reference = take(kSliceRows);
     state_.row_sum = take(kSliceRows);
     float* const lse_sum = take(kSliceRows);
-    if (call.lse.data) state_.lse_sum = kernel.rounds_exponents ? lse_sum : state_.row_sum;
-    state_.tile_sum = take(3 * kSliceRows);
+    if (call.lse.data && kernel.rounds_exponents) state_.lse_sum = lse_sum;
+    state_.tile_sum = take(kSliceRows);
+    state_.tile_lse_sum = take(kSliceRows);
+    state_.offset = take(kSliceRows);
     state_.rows = reinterpret_cast<Operand*>(take(16 * dim));
     tile_keys_ = reinterpret_cast<Operand*>(take(kTileKeys * words));
     tile_values_ = reinterpret_cast<Operand*>(take(kTileKeys * dim));
@@ -273,9 +275,10 @@ void Worker::fill_lanes(const Place& place, int count, KeyAt key_at) {
 }
 
 void Worker::write_lse(const AttentionCall& call, std::int64_t head, const sparse::RowSlice& slice) const {
+  const float* sums = state_.lse_sum ? state_.lse_sum : state_.row_sum;
   for (std::int64_t row = slice.begin; row < slice.end; ++row) {
     const std::int64_t lane = kSliceRows - (slice.end - row);
-    const float sum = state_.lse_sum[lane];
+    const float sum = sums[lane];
     call.lse.at(head, row) = sum == 0
                                  ? -std::numeric_limits<float>::infinity()
                                  : (state_.reference[lane] + std::log2(sum)) * std::numbers::ln2_v<float>;

@@ -179,7 +179,7 @@ struct TransposedLoop {
       if constexpr (Policy::kRoundsExponents) {
         round_pair(j, pair, tile_sum);
         if (!state.lse_sum) return;
-        tile_sum += kSliceRows;
+        tile_sum = state.tile_lse_sum + 16 * (group + j);
       }
       const F32x16 scale = Policy::broadcast(state.scale_log2);
       const F32x16 reference = Policy::load(state.reference + 16 * (group + j));
@@ -196,7 +196,7 @@ struct TransposedLoop {
     }
     [[gnu::always_inline]] void round_pair(int j, const float* pair, float* tile_sum) const {
       const typename Policy::RoundedExp2 exp2(state.scale_log2);
-      const F32x16 offset = Policy::load(offsets_of(state) + 16 * (group + j));
+      const F32x16 offset = Policy::load(state.offset + 16 * (group + j));
       F32x16 even = offset, odd = offset;
       if constexpr (kSkipsKeys) {
         even = Policy::add(even, Policy::broadcast(key_bias[0]));
@@ -218,21 +218,15 @@ struct TransposedLoop {
     return Policy::template exp2<Policy::kExp2Degree>(x);
   }
 
-  // Of SliceState::tile_sum: sums of this tile's probabilities as they are multiplied, and before they were rounded; what
-  // RoundedExp2 takes for references.
-  static constexpr int kTileSums = 2;
-  static float* offsets_of(const SliceState& state) {
-    return state.tile_sum + kTileSums * kSliceRows;
-  }
-
   // The usual tile: every row attends to all 64 keys or to the same ones, and its reference is known. Returns
   // false, having changed nothing that lasts, when a row outgrows its reference.
   static bool attend_with_known_references(SliceState& state, const KeyValueTile& tile) {
-    for (int i = 0; i < kTileSums * kSliceRows; i += 16) Policy::store(state.tile_sum + i, Policy::zero());
-    if constexpr (Policy::kRoundsExponents) {
-      for (int lane = 0; lane < kSliceRows; lane += 16) {
+    for (int lane = 0; lane < kSliceRows; lane += 16) {
+      Policy::store(state.tile_sum + lane, Policy::zero());
+      if constexpr (Policy::kRoundsExponents) {
+        Policy::store(state.tile_lse_sum + lane, Policy::zero());
         const F32x16 reference = Policy::load(state.reference + lane);
-        Policy::store(offsets_of(state) + lane, Policy::RoundedExp2::offset_of(reference));
+        Policy::store(state.offset + lane, Policy::RoundedExp2::offset_of(reference));
       }
     }
     const int first_group = state.first_lane / 16;
@@ -252,17 +246,18 @@ struct TransposedLoop {
       const F32x16 sum = Policy::load(state.tile_sum + lane);
       if (Policy::less(sum, Policy::broadcast(kMaxTileSum)) != 0xffff) return false;
     }
-    add_lanes(state.row_sum, state.tile_sum);
-    if (Policy::kRoundsExponents && state.lse_sum) add_lanes(state.lse_sum, state.tile_sum + kSliceRows);
+    for (int lane = 0; lane < kSliceRows; lane += 16) {
+      add_to(state.row_sum + lane, Policy::load(state.tile_sum + lane));
+      if (state.lse_sum) add_to(state.lse_sum + lane, Policy::load(state.tile_lse_sum + lane));
+    }
     int ends[kGroups];
     for (int group = 0; group < kGroups; ++group) ends[group] = group < first_group ? 0 : kTileKeys / kPack;
     accumulate_values(state, tile, ends);
     return true;
   }
 
-  static void add_lanes(float* sums, const float* more) {
-    for (int lane = 0; lane < kSliceRows; lane += 16)
-      Policy::store(sums + lane, Policy::add(Policy::load(sums + lane), Policy::load(more + lane)));
+  static void add_to(float* sums, F32x16 more) {
+    Policy::store(sums, Policy::add(Policy::load(sums), more));
   }
 
   // Scores of a block while the probabilities of the one before are computed: the exponentials fill the issue
@@ -409,12 +404,8 @@ struct TransposedLoop {
       if constexpr (Policy::kRoundsExponents)
         multiplied_sum = Policy::add_probabilities(multiplied_sum, operands);
     }
-    const auto add_to = [&](float* sums, F32x16 more) {
-      float* of_group = sums + 16 * group;
-      Policy::store(of_group, Policy::add(Policy::load(of_group), more));
-    };
-    add_to(state.row_sum, Policy::kRoundsExponents ? multiplied_sum : sum);
-    if (Policy::kRoundsExponents && state.lse_sum) add_to(state.lse_sum, sum);
+    add_to(state.row_sum + 16 * group, Policy::kRoundsExponents ? multiplied_sum : sum);
+    if (state.lse_sum) add_to(state.lse_sum + 16 * group, sum);
     return (num_keys + kPack - 1) / kPack;
   }
 
@@ -430,7 +421,7 @@ struct TransposedLoop {
     if (state.is_empty) return;
     const F32x16 decay =
         Policy::select(raised, exp2(Policy::subtract(old, reference)), Policy::broadcast(1.0f));
-    for (float* sums : {state.row_sum, Policy::kRoundsExponents ? state.lse_sum : nullptr}) {
+    for (float* sums : {state.row_sum, state.lse_sum}) {
       if (!sums) continue;
       float* of_group = sums + 16 * group;
       Policy::store(of_group, Policy::multiply(Policy::load(of_group), decay));

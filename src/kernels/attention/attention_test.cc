@@ -188,16 +188,18 @@ TEST(Attention, EveryShapeMatchesTheReference) {
 TEST(Attention, RowsWithOneKeyAreItsValue) {
   const auto executor = base::make_thread_pool(1);
   for (const DType dtype : kDTypes) {
-    Problem p({.dtype = dtype, .form = IndexForm::all, .q_len = 100, .kv_len = 100, .key_scale = 5}, 1);
+    Problem p({.dtype = dtype, .form = IndexForm::window, .q_len = 300, .kv_len = 300}, 1);
+    for (sparse::HeadIndex& head : p.index.heads) head.local = 1, head.sink = 0;
     for (const AttentionKernel* kernel : kernels_for(dtype, p.shape.head_dim)) {
       SCOPED_TRACE(kernel->name);
       p.reset_outputs();
       kernel->run(p.call, *executor);
       const base::InputHeads& value = p.call.value;
       for (std::int64_t head = 0; head < p.heads(); ++head) {
-        for (std::int64_t d = 0; d < p.shape.head_dim; ++d) {
-          const std::int64_t offset = head / p.shape.group * value.head_stride + d;
-          ASSERT_EQ(p.output(head, 0, d), base::load_float(value.data, dtype, offset)) << "head " << head;
+        for (std::int64_t i = 0; i < p.shape.q_len * p.shape.head_dim; ++i) {
+          const std::int64_t row = i / p.shape.head_dim, d = i % p.shape.head_dim;
+          const std::int64_t offset = head / p.shape.group * value.head_stride + row * value.row_stride + d;
+          ASSERT_EQ(p.output(head, row, d), base::load_float(value.data, dtype, offset)) << "row " << row;
         }
       }
     }
